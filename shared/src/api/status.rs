@@ -1,0 +1,254 @@
+//! Status of an Upgrade: what people read, and the engine's write-ahead log.
+
+use super::{Identity, WorkloadKind};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where an Upgrade is. Written by the controller alone, always before the write it announces.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpgradeStatus {
+    /// `metadata.generation` this status is about.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Where it is, in one word.
+    #[serde(default)]
+    pub phase: Phase,
+    /// Why, and what would change it, in one sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Version that runs: `spec.from`, and `spec.to` once completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_version: Option<String>,
+    /// Version it goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_version: Option<String>,
+    /// Hash of the plan: what an approval is bound to.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub plan_hash: String,
+    /// Who asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requester: Option<Identity>,
+    /// Approvals that count and that are needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvals: Option<ApprovalCount>,
+    /// How often it was started over.
+    #[serde(default)]
+    pub attempt: i32,
+    /// The stage it is in, for the table: `1/2 web`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// Index of the stage it is in, from 0.
+    #[serde(default)]
+    pub current_stage_index: i32,
+    /// Index of the step it is in, from 0.
+    #[serde(default)]
+    pub current_step_index: i32,
+    /// Hash of the stage's steps that the index counts in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_step_hash: Option<String>,
+    /// Share of the pods that run the new images, in percent, as last seen.
+    #[serde(default)]
+    pub canary_weight: i32,
+    /// When the pause it is in began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_start_time: Option<MicroTime>,
+    /// When the first write of this attempt was decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<MicroTime>,
+    /// Seconds spent in pauses in this attempt; deadlines leave them out.
+    #[serde(default)]
+    pub paused_seconds: i64,
+    /// When the present pause of the whole Upgrade (`spec.paused`) began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_since: Option<MicroTime>,
+    /// When something will change by itself at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_transition_time: Option<Time>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+    /// Whether it was taken back.
+    #[serde(default)]
+    pub rolled_back: bool,
+    /// Why it is taken back, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_reason: Option<String>,
+    /// Last stage that was finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_successful_stage: Option<String>,
+    /// Standard conditions: `Approved`, `Progressing`, `Completed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// One entry for a stage that has begun.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageStatus>,
+}
+
+/// Approvals that count and that are needed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ApprovalCount {
+    /// How many are needed.
+    pub required: i32,
+    /// Who approved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approved_by: Vec<String>,
+    /// Who rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_by: Option<String>,
+}
+
+/// Where an Upgrade is, in one word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    /// Seen; something that the message names is still missing.
+    #[default]
+    Pending,
+    /// Waits for people.
+    AwaitingApproval,
+    /// Moves.
+    Progressing,
+    /// Rests, at a step or because `spec.paused` says so.
+    Paused,
+    /// Stands still after a failure; what runs goes on serving.
+    Degraded,
+    /// Is being taken back.
+    RollingBack,
+    /// Done: every target runs the new images.
+    Completed,
+    /// Taken back after a failure.
+    RolledBack,
+    /// Taken back because somebody asked.
+    Aborted,
+    /// Somebody rejected it; nothing was touched.
+    Rejected,
+    /// Cannot run as it is written; nothing was touched.
+    Failed,
+}
+
+impl Phase {
+    /// Nothing more happens by itself.
+    pub fn is_terminal(self) -> bool {
+        matches!(
+            self,
+            Self::Completed | Self::RolledBack | Self::Aborted | Self::Rejected | Self::Failed
+        )
+    }
+
+    /// Workloads may carry its marks: the controller has started to write and is not done.
+    pub fn is_in_flight(self) -> bool {
+        matches!(self, Self::Progressing | Self::Paused | Self::Degraded | Self::RollingBack)
+    }
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// Where a stage is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StageStatus {
+    /// Name of the stage.
+    pub name: String,
+    /// One entry for a target of a `workloads` stage.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<TargetStatus>,
+}
+
+/// Where one workload is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetStatus {
+    /// Kind of the workload.
+    pub kind: WorkloadKind,
+    /// Name of the workload.
+    pub name: String,
+    /// `metadata.uid` of the workload that the originals are from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// What is being done to it.
+    #[serde(default)]
+    pub phase: TargetPhase,
+    /// Replicas wanted, as last seen.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Pods of the old images.
+    #[serde(default)]
+    pub stable: i32,
+    /// Pods of the new images.
+    #[serde(default)]
+    pub canary: i32,
+    /// New pods that are available by the workload's own `minReadySeconds`.
+    #[serde(default)]
+    pub canary_ready: i32,
+    /// Weight that was asked for.
+    #[serde(default)]
+    pub requested_weight: i32,
+    /// Weight that the whole pods amount to.
+    #[serde(default)]
+    pub effective_weight: i32,
+    /// ReplicaSet of the old images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable_replica_set: Option<String>,
+    /// ReplicaSet of the new images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary_replica_set: Option<String>,
+    /// The workload's own values of the guarded fields; put back at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub originals: Option<Originals>,
+    /// When the target last came closer to its step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_progress_time: Option<MicroTime>,
+    /// What it waits for, or why it failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// What is being done to a workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TargetPhase {
+    /// Nothing yet.
+    #[default]
+    Pending,
+    /// Moves to the step's weight.
+    Progressing,
+    /// Is at the step's weight.
+    AtWeight,
+    /// Runs the new images; the guarded fields are being put back.
+    Restoring,
+    /// Runs the new images with its own fields.
+    Completed,
+    /// Failed, see the message.
+    Failed,
+    /// Goes back to the old images.
+    RollingBack,
+    /// Runs the old images with its own fields.
+    RolledBack,
+}
+
+/// The guarded fields of a Deployment as its owner wrote them; `None` is "not set".
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Originals {
+    /// `spec.strategy.type`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<String>,
+    /// `spec.strategy.rollingUpdate.maxSurge`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_surge: Option<IntOrString>,
+    /// `spec.strategy.rollingUpdate.maxUnavailable`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable: Option<IntOrString>,
+    /// `spec.minReadySeconds`
+    #[serde(default)]
+    pub min_ready_seconds: i32,
+    /// `spec.progressDeadlineSeconds`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_deadline_seconds: Option<i32>,
+}

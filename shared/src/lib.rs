@@ -1,0 +1,18 @@
+//! API types, upgrade engine and policy decisions of kubectl-upgrade.
+//!
+//! This crate is pure: it reads no clock, no network, no environment and no file. Time arrives as
+//! an argument, effects leave as data. `tests/tests/tidy.rs` enforces it.
+//!
+//! | room | what happens there |
+//! |---|---|
+//! | [`api`] | the kinds of the API group, one file each |
+//! | [`image`] | image references, compared by meaning |
+//! | [`plan`] | what an Upgrade will do: its hash, its risks, what manifests change |
+//! | [`engine`] | how a workload gets there: `step(plan, observed, state, now)` |
+//! | [`policy`] | who may write what: `decide(snapshot, review)` |
+
+pub mod api;
+pub mod engine;
+pub mod image;
+pub mod plan;
+pub mod policy;
