@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`api`] | the kinds of the API group, one file each |
 //! | [`image`] | image references, compared by meaning |
+//! | [`lease`] | who leads |
 //! | [`plan`] | what an Upgrade will do: its hash, its risks, what manifests change |
 //! | [`engine`] | how a workload gets there: `step(plan, observed, state, now)` |
 //! | [`policy`] | who may write what: `decide(snapshot, review)` |
@@ -14,5 +15,6 @@
 pub mod api;
 pub mod engine;
 pub mod image;
+pub mod lease;
 pub mod plan;
 pub mod policy;

@@ -19,7 +19,11 @@ use serde::{Deserialize, Serialize};
     category = "upgrades",
     derive = "PartialEq",
     doc = "The last approved images of every governed workload of a namespace; written by the controller.",
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct UpgradeLedgerSpec {

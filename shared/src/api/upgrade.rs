@@ -76,7 +76,10 @@ pub struct UpgradeSpec {
     .message("a stage needs exactly one kind; this version knows `workloads`"))]
 pub struct Stage {
     /// Name of the stage, unique in the Upgrade.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
     pub name: String,
     /// Rolls workloads out to new images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -252,13 +255,18 @@ pub struct Promote {
 
 impl Default for AutoRollback {
     fn default() -> Self {
-        Self { on_failure: OnFailure::default(), on_timeout: None }
+        Self {
+            on_failure: OnFailure::default(),
+            on_timeout: None,
+        }
     }
 }
 
 impl Default for OnFailure {
     fn default() -> Self {
-        Self { health_check_failure: true }
+        Self {
+            health_check_failure: true,
+        }
     }
 }
 
@@ -266,7 +274,10 @@ fn yes() -> bool {
     true
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_zero(n: &i32) -> bool {
     *n == 0
 }

@@ -1,1 +1,328 @@
-//! Later.
+//! How an Upgrade moves: `step(plan, observed, status, now) -> (status, effects)`.
+//!
+//! One pure function. The status it returns is written before any of the effects is performed: it
+//! is the write-ahead log. Nothing is remembered anywhere else, so whoever comes after a crash
+//! goes on from what is written and what runs.
+//!
+//! | file | idea |
+//! |---|---|
+//! | [`plan`] | the spec, read once |
+//! | [`observed`] | what runs |
+//! | [`gates`] | what must hold before anything is written |
+//! | [`stages`] | one file a stage kind |
+//! | [`deployment`] | from where a Deployment is to where it should be |
+//! | [`law`] | the arithmetic of surge and unavailable |
+//! | [`health`] | what counts as failure |
+//! | [`rollback`] | the way back |
+//! | [`effect`] | what the controller is asked to do |
+
+pub mod conditions;
+pub mod deployment;
+pub mod effect;
+pub mod gates;
+pub mod health;
+pub mod law;
+pub mod observed;
+pub mod plan;
+pub mod rollback;
+pub mod stages;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+use crate::api::status::{Phase, TargetPhase, UpgradeStatus};
+use effect::{Effect, Event};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use observed::Observed;
+use plan::Plan;
+
+/// What is to be written and done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// The status to write first, where it differs from the present one.
+    pub status: UpgradeStatus,
+    /// What to do then, in this order; the first failure ends the round.
+    pub effects: Vec<Effect>,
+}
+
+/// One round: where the Upgrade is now, and what is to be done about it.
+pub fn step(plan: &Plan, observed: &Observed, before: &UpgradeStatus, now: Timestamp) -> Outcome {
+    let mut walk = Walk { plan, observed, now, status: before.clone(), effects: vec![], alarms: vec![] };
+    walk.header();
+    walk.run();
+    walk.finish(before)
+}
+
+/// One round under way.
+pub(crate) struct Walk<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) observed: &'a Observed,
+    pub(crate) now: Timestamp,
+    pub(crate) status: UpgradeStatus,
+    pub(crate) effects: Vec<Effect>,
+    /// Times at which something changes by itself.
+    pub(crate) alarms: Vec<Timestamp>,
+}
+
+impl Walk<'_> {
+    fn header(&mut self) {
+        self.status.observed_generation = self.observed.generation;
+        self.status.plan_hash.clone_from(&self.plan.hash);
+        self.status.requester.clone_from(&self.plan.requester);
+        self.status.target_version.clone_from(&self.plan.to);
+        if self.status.current_version.is_none() {
+            self.status.current_version.clone_from(&self.plan.from);
+        }
+    }
+
+    fn run(&mut self) {
+        if self.observed.deleting {
+            return self.deleting();
+        }
+        match self.status.phase {
+            Phase::Pending | Phase::AwaitingApproval => self.gate(),
+            Phase::Progressing | Phase::Paused => self.advance(),
+            Phase::Degraded => self.degraded(),
+            Phase::RollingBack => self.roll_back(),
+            Phase::Completed => self.let_go(),
+            Phase::RolledBack | Phase::Aborted | Phase::Rejected | Phase::Failed => self.ended(),
+        }
+    }
+
+    /// Deleting an Upgrade in flight takes it back first; our finalizer waits for that.
+    fn deleting(&mut self) {
+        if self.status.phase.is_in_flight() {
+            if self.status.phase != Phase::RollingBack {
+                self.begin_rollback("the Upgrade was deleted".to_owned());
+            }
+            self.roll_back();
+        } else {
+            self.let_go();
+        }
+    }
+
+    fn advance(&mut self) {
+        if self.plan.abort {
+            self.begin_rollback("aborted".to_owned());
+            return self.roll_back();
+        }
+        if self.plan.paused {
+            return self.hold_still();
+        }
+        self.resume();
+        if let Some(why) = self.timed_out() {
+            return self.fail(why);
+        }
+        self.status.phase = Phase::Progressing;
+        self.walk_stages();
+    }
+
+    fn walk_stages(&mut self) {
+        loop {
+            let index = usize::try_from(self.status.current_stage_index).unwrap_or(0);
+            let Some(stage) = self.plan.stages.get(index) else { return self.complete() };
+            match self.walk_workloads(index, stage) {
+                stages::StageMove::Waiting => return,
+                stages::StageMove::Failed(why) => return self.fail(why),
+                stages::StageMove::Done => {
+                    self.event(false, "StageCompleted", format!("stage {} is done", stage.name));
+                    self.status.last_successful_stage = Some(stage.name.clone());
+                    self.status.current_stage_index += 1;
+                    self.status.current_step_index = 0;
+                }
+            }
+        }
+    }
+
+    /// `spec.paused`: every workload stands still where it is, and no clock runs.
+    fn hold_still(&mut self) {
+        if self.status.held_since.is_none() {
+            self.status.held_since = Some(MicroTime(self.now));
+        }
+        self.status.phase = Phase::Paused;
+        self.status.message =
+            "paused by spec.paused; `kubectl upgrade resume` goes on from here".to_owned();
+        self.freeze_workloads();
+    }
+
+    fn resume(&mut self) {
+        if let Some(since) = self.status.held_since.take() {
+            // A pause step that went on meanwhile counts its own time.
+            if self.status.pause_start_time.is_none() {
+                self.status.paused_seconds += seconds_between(since.0, self.now);
+            }
+            self.touch_progress();
+        }
+    }
+
+    /// Deadlines start anew: they leave pauses out.
+    pub(crate) fn touch_progress(&mut self) {
+        let now = MicroTime(self.now);
+        for target in self.status.stages.iter_mut().flat_map(|s| &mut s.targets) {
+            if target.last_progress_time.is_some() {
+                target.last_progress_time = Some(now.clone());
+            }
+        }
+    }
+
+    fn timed_out(&mut self) -> Option<String> {
+        let (timeout, start) = (self.plan.timeout?, self.status.start_time.as_ref()?.0);
+        if self.status.pause_start_time.is_some() {
+            return None;
+        }
+        let paused = SignedDuration::from_secs(self.status.paused_seconds);
+        let end = start.saturating_add(timeout.saturating_add(paused)).ok()?;
+        if self.now >= end {
+            return Some(format!("not done within onTimeout of {timeout:#}"));
+        }
+        self.alarms.push(end);
+        None
+    }
+
+    fn complete(&mut self) {
+        self.status.phase = Phase::Completed;
+        self.status.message = "every workload runs the new images".to_owned();
+        self.status.current_version.clone_from(&self.plan.to);
+        self.status.completion_time = Some(Time(self.now));
+        self.status.canary_weight = 100;
+        self.let_go();
+    }
+
+    /// A failure: back, where the Upgrade says so; otherwise nothing moves until somebody decides.
+    pub(crate) fn fail(&mut self, why: String) {
+        if self.plan.rollback_on_failure {
+            self.begin_rollback(why);
+            return self.roll_back();
+        }
+        self.effects.retain(|e| !matches!(e, Effect::Patch(_)));
+        self.status.phase = Phase::Degraded;
+        self.status.rollback_reason = Some(why.clone());
+        self.status.message = format!("{why}; `kubectl upgrade abort` takes it back, `retry` starts it over");
+        self.freeze_workloads();
+    }
+
+    fn degraded(&mut self) {
+        if self.plan.abort || self.plan.retry > self.status.attempt {
+            let why = if self.plan.abort { "aborted" } else { "started over" };
+            self.begin_rollback(why.to_owned());
+            return self.roll_back();
+        }
+        self.freeze_workloads();
+    }
+
+    /// Nothing of ours is left to put back.
+    fn let_go(&mut self) {
+        if self.observed.held {
+            self.effects.push(Effect::LetGo);
+        }
+    }
+
+    fn ended(&mut self) {
+        if self.plan.retry > self.status.attempt && !self.plan.abort {
+            let fresh = UpgradeStatus {
+                attempt: self.plan.retry,
+                conditions: std::mem::take(&mut self.status.conditions),
+                ..UpgradeStatus::default()
+            };
+            self.status = fresh;
+            self.header();
+            self.event(false, "Retried", format!("attempt {}", self.plan.retry));
+            return self.gate();
+        }
+        self.let_go();
+    }
+
+    pub(crate) fn event(&mut self, warning: bool, reason: &'static str, note: String) {
+        self.effects.push(Effect::Event(Event { warning, reason, note }));
+    }
+
+    fn finish(mut self, before: &UpgradeStatus) -> Outcome {
+        self.summarize();
+        let status = &mut self.status;
+        let phase = status.phase;
+        self.alarms.retain(|t| *t > self.now);
+        let next = self.alarms.iter().min().copied().filter(|_| !phase.is_terminal());
+        status.next_transition_time = next.map(|t| Time(whole_seconds_up(t)));
+        conditions::update(status, self.now);
+        if phase != before.phase {
+            let warning = matches!(phase, Phase::Degraded | Phase::RollingBack | Phase::RolledBack | Phase::Failed);
+            let note = if status.message.is_empty() { phase.to_string() } else { status.message.clone() };
+            self.effects.insert(0, Effect::Event(Event { warning, reason: reason(phase), note }));
+        }
+        if let Some(at) = next {
+            self.effects.push(Effect::RequeueAt(at));
+        }
+        Outcome { status: self.status, effects: self.effects }
+    }
+
+    /// What the table shows.
+    fn summarize(&mut self) {
+        let index = usize::try_from(self.status.current_stage_index).unwrap_or(0);
+        let shown = index.min(self.plan.stages.len().saturating_sub(1));
+        if let Some(stage) = self.plan.stages.get(shown) {
+            self.status.stage = Some(format!("{}/{} {}", shown + 1, self.plan.stages.len(), stage.name));
+            self.status.current_step_hash = Some(stage.step_hash.clone());
+        }
+        if self.status.phase != Phase::Completed {
+            let targets = self.status.stages.get(shown).map(|s| s.targets.as_slice()).unwrap_or_default();
+            let canary = targets.iter().map(|t| t.canary).sum();
+            let stable = targets.iter().map(|t| t.stable).sum();
+            self.status.canary_weight = law::effective_weight(canary, stable);
+        }
+        if self.status.phase == Phase::Progressing {
+            self.status.message = self.progress_message(shown);
+        }
+    }
+
+    fn progress_message(&self, stage: usize) -> String {
+        let waiting: Vec<&str> = self
+            .status
+            .stages
+            .get(stage)
+            .into_iter()
+            .flat_map(|s| &s.targets)
+            .filter(|t| t.phase != TargetPhase::Completed && !t.message.is_empty())
+            .map(|t| t.message.as_str())
+            .collect();
+        match waiting.as_slice() {
+            [] => String::new(),
+            [one] => (*one).to_owned(),
+            [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+        }
+    }
+}
+
+fn reason(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "Pending",
+        Phase::AwaitingApproval => "AwaitingApproval",
+        Phase::Progressing => "Progressing",
+        Phase::Paused => "Paused",
+        Phase::Degraded => "Degraded",
+        Phase::RollingBack => "RollingBack",
+        Phase::Completed => "Completed",
+        Phase::RolledBack => "RolledBack",
+        Phase::Aborted => "Aborted",
+        Phase::Rejected => "Rejected",
+        Phase::Failed => "Failed",
+    }
+}
+
+/// Whole seconds from one time to another, none if it lies behind.
+pub(crate) fn seconds_between(from: Timestamp, to: Timestamp) -> i64 {
+    to.duration_since(from).as_secs().max(0)
+}
+
+/// `metav1.Time` has seconds only; a time that is announced may not be too early.
+fn whole_seconds_up(time: Timestamp) -> Timestamp {
+    let up = i64::from(time.subsec_nanosecond() > 0);
+    Timestamp::from_second(time.as_second() + up).unwrap_or(time)
+}
+
+/// A plan that does not fit what runs.
+pub(crate) fn plan_error(target: &plan::PlanTarget, what: &str) -> String {
+    format!("{target}: {what}; nothing of it was touched; make an Upgrade from what runs")
+}

@@ -35,7 +35,9 @@ pub fn plan_hash(namespace: &str, name: &str, spec: &UpgradeSpec) -> String {
     };
     // Strings, numbers and lists under string keys always serialize; were that ever to change, an
     // empty hash covers nothing, for no approval can name it.
-    let Ok(bytes) = serde_json::to_vec(&content) else { return String::new() };
+    let Ok(bytes) = serde_json::to_vec(&content) else {
+        return String::new();
+    };
     let mut text = String::from("sha256:");
     for byte in Sha256::digest(&bytes) {
         let _ = write!(text, "{byte:02x}");
@@ -68,7 +70,10 @@ mod tests {
         assert_ne!(base, plan_hash("other", "web", &spec("v2")));
         let mut steered = spec("v2");
         steered.paused = true;
-        steered.control = Some(Control { abort: true, ..Control::default() });
+        steered.control = Some(Control {
+            abort: true,
+            ..Control::default()
+        });
         assert_eq!(base, plan_hash("shop", "web", &steered));
     }
 }

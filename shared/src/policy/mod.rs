@@ -1,1 +1,36 @@
-//! Later.
+//! Who may write what: `decide(snapshot, review, now)`.
+//!
+//! Pure: a decision reads the immutable [`Snapshot`] and the request, takes no lock and never
+//! waits. Where the answer depends on what is true this very moment, the verdict is
+//! [`Verdict::Confirm`] with a [`Question`]; whoever asked reads it live and calls [`confirm`].
+//!
+//! | file | what it answers |
+//! |---|---|
+//! | [`snapshot`] | what is known of the cluster, one shared view for each namespace |
+//! | [`review`], [`workload`] | what a request asks, borrowed from its bytes |
+//! | [`decide`] | the table of contents: request to rule, question to answer |
+//! | `images`, `create`, `inflight` | rules for workloads |
+//! | `upgrades`, `approvals` | rules for our own kinds |
+//! | [`refusal`] | what a refusal says |
+
+mod approvals;
+mod create;
+pub mod decide;
+pub mod identities;
+mod images;
+mod inflight;
+pub mod question;
+pub mod refusal;
+pub mod review;
+pub mod snapshot;
+#[cfg(test)]
+mod testing;
+mod upgrades;
+pub mod workload;
+
+pub use decide::{Verdict, confirm, decide};
+pub use question::{Access, AccessNeed, Answers, Granted, Live, Question, UpgradeRef};
+pub use refusal::{Reason, Refusal};
+pub use review::{Operation, Review, Subject, User};
+pub use snapshot::Snapshot;
+pub use workload::{Guarded, Workload};

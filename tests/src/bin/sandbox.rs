@@ -1,2 +1,237 @@
-//! Placeholder.
-fn main() {}
+//! `cargo sandbox`: a real control plane on this machine, up in seconds.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use upgrade_sandbox::build::GoMissing;
+use upgrade_sandbox::guard;
+use upgrade_sandbox::state::{Named, Record};
+use upgrade_sandbox::{ControlPlane, Options, Progress, product};
+
+/// A real Kubernetes control plane on this machine: no Docker, no root.
+///
+/// etcd, kube-apiserver, kube-controller-manager and kube-scheduler from source, and fake nodes.
+#[derive(Parser)]
+#[command(name = "sandbox", bin_name = "cargo sandbox", after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Cmd,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such sandbox runs, 4 Go is missing or too old.
+
+  eval \"$(cargo sandbox up)\"   starts a sandbox and points kubectl at it";
+
+const FAILED: u8 = 1;
+const NOT_RUNNING: u8 = 3;
+const NO_GO: u8 = 4;
+
+#[derive(Args)]
+struct Which {
+    /// Which sandbox, where there are several
+    #[arg(long, default_value = "default", global = true)]
+    name: String,
+}
+
+#[derive(Subcommand)]
+enum Cmd {
+    /// Start a sandbox, unless it runs already, and print the line that points kubectl at it
+    Up {
+        #[command(flatten)]
+        which: Which,
+        /// Fake nodes
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=500))]
+        nodes: u16,
+        /// Stay until Ctrl-C, and take the sandbox down then
+        #[arg(long)]
+        foreground: bool,
+    },
+    /// Stop a sandbox and remove everything it had
+    Down {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// What runs, and where
+    Status {
+        #[command(flatten)]
+        which: Which,
+        /// Format
+        #[arg(short, long, value_enum, default_value_t = Format::Text)]
+        output: Format,
+    },
+    /// Run kubectl against a sandbox
+    Kubectl {
+        #[command(flatten)]
+        which: Which,
+        /// Arguments for kubectl
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// The process that owns a sandbox's processes
+    #[command(hide = true)]
+    Guard,
+    /// Become a program that dies with the guardian
+    #[command(hide = true)]
+    GuardExec {
+        parent: u32,
+        #[arg(last = true)]
+        argv: Vec<String>,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Cmd::Up {
+            which,
+            nodes,
+            foreground,
+        } => up(&which.name, nodes, foreground),
+        Cmd::Down { which } => down(&which.name),
+        Cmd::Status { which, output } => status(&which.name, output),
+        Cmd::Kubectl { which, arguments } => kubectl(&which.name, &arguments),
+        Cmd::Guard => guard::serve().map(|()| ExitCode::SUCCESS),
+        Cmd::GuardExec { parent, argv } => {
+            guard::exec_bound(parent, &argv).map(|()| ExitCode::SUCCESS)
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        let code = if error.is::<GoMissing>() {
+            NO_GO
+        } else {
+            FAILED
+        };
+        ExitCode::from(code)
+    })
+}
+
+fn up(name: &str, nodes: u16, foreground: bool) -> Result<ExitCode> {
+    let named = Named::new(name)?;
+    let lock = named.lock()?;
+    if let Some((record, _)) = named.running()? {
+        eprintln!("sandbox {name} runs already at {}", record.url);
+        print_export(&record);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let runtime = tokio::runtime::Runtime::new().context("no runtime")?;
+    runtime.block_on(async {
+        let started = std::time::Instant::now();
+        let options = Options {
+            nodes,
+            progress: Progress::stderr(),
+            ..Options::default()
+        };
+        let cluster = ControlPlane::start(options).await?;
+        product::install(&cluster).await?;
+        let record = named.record(&cluster)?;
+        eprintln!(
+            "sandbox {name} is up at {} after {:.1} s",
+            record.url,
+            started.elapsed().as_secs_f32()
+        );
+        if !foreground {
+            cluster.detach().await?;
+            eprintln!("stop it with: cargo sandbox down{}", name_flag(name));
+            print_export(&record);
+            return Ok(ExitCode::SUCCESS);
+        }
+        print_export(&record);
+        drop(lock);
+        tokio::select! {
+            signal = tokio::signal::ctrl_c() => signal.context("cannot wait for Ctrl-C")?,
+            () = cluster.gone() => {}
+        }
+        drop(cluster);
+        named.stop()?;
+        eprintln!("sandbox {name} is down");
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn down(name: &str) -> Result<ExitCode> {
+    if Named::new(name)?.stop()? {
+        eprintln!("sandbox {name} is down");
+    } else {
+        eprintln!("no sandbox {name} runs");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(name: &str, format: Format) -> Result<ExitCode> {
+    let running = Named::new(name)?.running()?;
+    match (format, &running) {
+        (Format::Json, None) => {
+            println!("{}", serde_json::json!({"name": name, "running": false}));
+        }
+        (Format::Json, Some((record, status))) => {
+            let all = serde_json::json!({
+                "name": name, "running": true, "url": record.url, "kubeconfig": record.kubeconfig,
+                "ports": record.ports, "scratch": record.scratch, "guardian": status,
+            });
+            println!("{}", serde_json::to_string_pretty(&all)?);
+        }
+        (Format::Text, None) => not_running(name),
+        (Format::Text, Some((record, status))) => {
+            println!("sandbox     {name}, up for {} s", status.uptime_seconds);
+            println!("API server  {}", record.url);
+            println!("kubeconfig  {}", record.kubeconfig.display());
+            println!("logs        {}", record.scratch.join("logs").display());
+            println!("{:<26}{:>9}", "process", "pid");
+            println!("{:<26}{:>9}", "guardian", status.pid);
+            for process in &status.processes {
+                println!("{:<26}{:>9}", process.name, process.pid);
+            }
+        }
+    }
+    Ok(if running.is_some() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(NOT_RUNNING)
+    })
+}
+
+fn kubectl(name: &str, arguments: &[String]) -> Result<ExitCode> {
+    let Some((record, _)) = Named::new(name)?.running()? else {
+        not_running(name);
+        return Ok(ExitCode::from(NOT_RUNNING));
+    };
+    let error = Command::new(&record.kubectl)
+        .args(arguments)
+        .env("KUBECONFIG", &record.kubeconfig)
+        .exec();
+    Err(error).context("cannot run kubectl")
+}
+
+fn not_running(name: &str) {
+    eprintln!(
+        "no sandbox {name} runs\nhint: cargo sandbox up{}",
+        name_flag(name)
+    );
+}
+
+fn name_flag(name: &str) -> String {
+    if name == "default" {
+        String::new()
+    } else {
+        format!(" --name {name}")
+    }
+}
+
+/// In single quotes, so that the line is right whatever the path has in it.
+fn print_export(record: &Record) {
+    let path = record
+        .kubeconfig
+        .display()
+        .to_string()
+        .replace('\'', r"'\''");
+    println!("export KUBECONFIG='{path}'");
+}

@@ -1,0 +1,258 @@
+//! From flags to something that can be done: every flag is checked here, before the first request.
+
+mod change;
+mod duration;
+mod steps;
+
+pub use change::{Change, Container, Reference, reference};
+pub use duration::{Span, duration};
+pub use steps::steps;
+
+use crate::cli::{
+    ApproveArgs, ChangeArgs, DryRun, Format, HistoryArgs, InstallArgs, NameArgs, StatusArgs,
+    StartArgs, StrategyArgs, StrategyName,
+};
+use crate::output::Refusal;
+use std::time::Duration;
+use upgrade_core::api::Phase;
+use upgrade_core::api::upgrade::{AutoRollback, Canary, OnFailure, Rolling, Strategy};
+
+/// What is asked for when no steps are given.
+const DEFAULT_STEPS: &str = "10,pause,50,pause,100";
+
+/// An upgrade that is wanted.
+#[derive(Clone, Debug)]
+pub struct Intent {
+    /// What is to change.
+    pub change: Change,
+    /// How the workloads get there.
+    pub strategy: Strategy,
+    /// When it is taken back by itself.
+    pub auto_rollback: Option<AutoRollback>,
+    /// Name of the Upgrade.
+    pub name: Option<String>,
+}
+
+/// `start`, checked.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// What is wanted.
+    pub intent: Intent,
+    /// Why.
+    pub reason: Option<String>,
+    /// Whether to keep it.
+    pub dry_run: DryRun,
+    /// Whether to wait for the end, and how long.
+    pub wait: Option<Span>,
+    /// How to print.
+    pub format: Option<Format>,
+}
+
+/// Checks what is to change and how.
+pub fn intent(change: &ChangeArgs, args: &StrategyArgs) -> Result<Intent, Refusal> {
+    if let Some(name) = &args.name {
+        upgrade_name(name, "--name")?;
+    }
+    Ok(Intent {
+        change: change::lower(change)?,
+        strategy: strategy(args)?,
+        auto_rollback: auto_rollback(args)?,
+        name: args.name.clone(),
+    })
+}
+
+/// Checks `start`.
+pub fn start(args: &StartArgs) -> Result<Start, Refusal> {
+    if args.wait && args.dry_run != DryRun::None {
+        return Err(Refusal::usage("--wait has nothing to wait for with --dry-run"));
+    }
+    text(args.reason.as_deref(), "--reason")?;
+    let timeout = duration(&args.timeout, "--timeout")?;
+    Ok(Start {
+        intent: intent(&args.change, &args.strategy)?,
+        reason: args.reason.clone(),
+        dry_run: args.dry_run,
+        wait: args.wait.then_some(timeout),
+        format: args.output.output,
+    })
+}
+
+fn strategy(args: &StrategyArgs) -> Result<Strategy, Refusal> {
+    match (args.strategy, &args.steps) {
+        (Some(StrategyName::Rolling), Some(_)) => Err(Refusal::usage(
+            "--steps belongs to --strategy canary; the rolling strategy has no steps",
+        )),
+        (Some(StrategyName::Rolling) | None, None) => {
+            Ok(Strategy { rolling: Some(Rolling::default()), canary: None })
+        }
+        (_, text) => {
+            let steps = steps(text.as_deref().unwrap_or(DEFAULT_STEPS))?;
+            Ok(Strategy { rolling: None, canary: Some(Canary { steps }) })
+        }
+    }
+}
+
+fn auto_rollback(args: &StrategyArgs) -> Result<Option<AutoRollback>, Refusal> {
+    if let Some(text) = &args.on_timeout
+        && duration(text, "--on-timeout")?.limit.is_none()
+    {
+        return Err(Refusal::usage("--on-timeout 0 would never end; leave the flag out instead"));
+    }
+    // Absent is the default of the API; what says nothing is not written into the plan.
+    if args.on_timeout.is_none() && !args.no_auto_rollback {
+        return Ok(None);
+    }
+    Ok(Some(AutoRollback {
+        on_failure: OnFailure { health_check_failure: !args.no_auto_rollback },
+        on_timeout: args.on_timeout.clone(),
+    }))
+}
+
+/// Checks the name of an Upgrade: an object name that is a label value too.
+pub fn upgrade_name(name: &str, what: &str) -> Result<(), Refusal> {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let parts_ok = name.split('.').all(|p| edge(p.chars().next()) && edge(p.chars().last()));
+    if name.contains('/') {
+        return Err(Refusal::usage(format!("{what}: `{name}` is not the name of an Upgrade"))
+            .hint("`kubectl upgrade list` shows the names"));
+    }
+    if name.len() > 63 || !name.chars().all(inner) || !parts_ok {
+        return Err(Refusal::usage(format!(
+            "{what}: `{name}` is not a valid name: at most 63 of a-z, 0-9, `-` and `.`, with a \
+             letter or digit at both ends"
+        )));
+    }
+    Ok(())
+}
+
+/// Checks a verb that needs a name only.
+pub fn named(args: &NameArgs) -> Result<(), Refusal> {
+    upgrade_name(&args.name, "NAME")
+}
+
+/// Checks `approve`.
+pub fn approve(args: &ApproveArgs) -> Result<(), Refusal> {
+    named(&args.base)?;
+    text(args.reason.as_deref(), "--reason")?;
+    let Some(hash) = &args.plan_hash else { return Ok(()) };
+    let digits = hash.strip_prefix("sha256:").unwrap_or_default();
+    if digits.len() != 64 || !digits.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')) {
+        return Err(Refusal::usage(format!(
+            "--plan-hash: `{hash}` is not `sha256:` and 64 hexadecimal digits"
+        )));
+    }
+    Ok(())
+}
+
+/// Checks `reject`.
+pub fn reject(args: &crate::cli::RejectArgs) -> Result<String, Refusal> {
+    named(&args.base)?;
+    text(args.reason.as_deref(), "--reason")?;
+    let reason = args.reason.clone().filter(|r| !r.trim().is_empty());
+    reason.ok_or_else(|| {
+        Refusal::usage("a rejection says why: give --reason TEXT").hint(format!(
+            "kubectl upgrade reject {} --reason 'not before the sale'",
+            args.base.name
+        ))
+    })
+}
+
+fn text(value: Option<&str>, flag: &str) -> Result<(), Refusal> {
+    if value.is_some_and(|v| v.len() > 1024) {
+        return Err(Refusal::usage(format!("{flag} takes at most 1024 bytes")));
+    }
+    Ok(())
+}
+
+/// How `status` is to follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Follow {
+    /// Print every change.
+    pub watch: bool,
+    /// Wait for the end or for a phase.
+    pub wait: bool,
+    /// The phase to wait for.
+    pub phase: Option<Phase>,
+    /// How long.
+    pub limit: Option<Duration>,
+}
+
+/// Checks `status`.
+pub fn status(args: &StatusArgs) -> Result<Follow, Refusal> {
+    if let Some(name) = &args.name {
+        upgrade_name(name, "NAME")?;
+    }
+    let phase = args.phase.as_deref().map(phase).transpose()?;
+    let limit = duration(&args.timeout, "--timeout")?.limit;
+    let wait = args.wait || phase.is_some();
+    if limit.is_some() && !wait && !args.watch {
+        return Err(Refusal::usage("--timeout needs --wait, --for or -w"));
+    }
+    Ok(Follow { watch: args.watch, wait, phase, limit })
+}
+
+/// Every phase, in the order in which an Upgrade goes through them.
+const PHASES: [Phase; 11] = [
+    Phase::Pending,
+    Phase::AwaitingApproval,
+    Phase::Progressing,
+    Phase::Paused,
+    Phase::Degraded,
+    Phase::RollingBack,
+    Phase::Completed,
+    Phase::RolledBack,
+    Phase::Aborted,
+    Phase::Rejected,
+    Phase::Failed,
+];
+
+fn phase(text: &str) -> Result<Phase, Refusal> {
+    let name = text.strip_prefix("phase=").unwrap_or(text);
+    PHASES.into_iter().find(|p| p.to_string().eq_ignore_ascii_case(name)).ok_or_else(|| {
+        let all: Vec<String> = PHASES.iter().map(ToString::to_string).collect();
+        Refusal::usage(format!("--for: `{text}` is no phase; phases are {}", all.join(", ")))
+    })
+}
+
+/// What `history` is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// Every Upgrade of the namespace.
+    All,
+    /// One Upgrade.
+    Upgrade(String),
+    /// One workload.
+    Workload(Reference),
+}
+
+/// Checks `history`.
+pub fn history(args: &HistoryArgs) -> Result<Subject, Refusal> {
+    match &args.subject {
+        None => Ok(Subject::All),
+        Some(text) if text.contains('/') => Ok(Subject::Workload(reference(text)?)),
+        Some(name) => {
+            upgrade_name(name, "NAME")?;
+            Ok(Subject::Upgrade(name.clone()))
+        }
+    }
+}
+
+/// Checks `install`.
+pub fn install(args: &InstallArgs) -> Result<Duration, Refusal> {
+    if let Some(url) = &args.webhook_url {
+        let rest = url.strip_prefix("https://").unwrap_or_default();
+        if rest.is_empty() || rest.starts_with('/') || url.contains(['?', '#', '@', ' ']) {
+            return Err(Refusal::usage(format!(
+                "--webhook-url: `{url}` is not an https address without user, query and fragment"
+            ))
+            .hint("for instance --webhook-url https://127.0.0.1:9443"));
+        }
+    }
+    let span = duration(&args.timeout, "--timeout")?;
+    Ok(span.limit.unwrap_or(Duration::from_secs(3600)))
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,64 @@
+//! The short form of canary steps: `10,pause,50,pause:5m,100`.
+
+use super::duration;
+use crate::output::Refusal;
+use upgrade_core::api::upgrade::{CanaryStep, Pause};
+
+/// Most steps that the API takes.
+const MAX: usize = 50;
+
+/// Reads the short form.
+pub fn steps(text: &str) -> Result<Vec<CanaryStep>, Refusal> {
+    let bad = |message: String| {
+        Refusal::usage(format!("--steps: {message}"))
+            .hint("weights in percent and pauses, for instance --steps 10,pause,50,pause:5m,100")
+    };
+    let mut steps = Vec::new();
+    let mut last = 0;
+    for word in text.split(',').map(str::trim) {
+        let step = match word.split_once(':') {
+            _ if word.is_empty() => return Err(bad(format!("an empty step in `{text}`"))),
+            None if word == "pause" => pause(None),
+            Some(("pause", length)) => {
+                let span = duration(length, "--steps")?;
+                if span.limit.is_none() {
+                    return Err(bad(format!("`{word}` rests for no time at all")));
+                }
+                // The API wants a unit; a bare number is seconds everywhere on this command line.
+                let unit = length.ends_with(|c: char| c.is_ascii_digit());
+                pause(Some(if unit { format!("{length}s") } else { length.to_owned() }))
+            }
+            _ => weight(word, &mut last).map_err(bad)?,
+        };
+        steps.push(step);
+    }
+    if steps.len() > MAX {
+        return Err(bad(format!("{} steps are more than the {MAX} that fit", steps.len())));
+    }
+    if steps.first().is_some_and(|s| s.pause.is_some()) {
+        return Err(bad("the first step is a pause: nothing has moved that could be looked at".into()));
+    }
+    Ok(steps)
+}
+
+fn pause(duration: Option<String>) -> CanaryStep {
+    CanaryStep { set_weight: None, pause: Some(Pause { duration }) }
+}
+
+fn weight(word: &str, last: &mut i32) -> Result<CanaryStep, String> {
+    let number = word.strip_suffix('%').unwrap_or(word).trim();
+    let weight: i32 = number
+        .parse()
+        .map_err(|_| format!("`{word}` is neither a weight nor `pause` nor `pause:DURATION`"))?;
+    if !(1..=100).contains(&weight) {
+        return Err(format!("weight {weight} is not a percentage from 1 to 100"));
+    }
+    if weight < *last {
+        return Err(format!(
+            "weight {weight} comes after {last}: a canary in place can only grow (`abort` takes it \
+             back)"
+        ));
+    }
+    *last = weight;
+    Ok(CanaryStep { set_weight: Some(weight), pause: None })
+}

@@ -1,0 +1,135 @@
+use super::*;
+use crate::cli::{Cli, Command};
+use clap::Parser;
+
+fn cli(line: &str) -> Result<Command, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace()).map(|c| c.command)
+}
+
+fn lowered(line: &str) -> Result<Intent, Refusal> {
+    match cli(line).expect("clap takes it") {
+        Command::Plan(args) => intent(&args.change, &args.strategy),
+        Command::Start(args) => start(&args).map(|s| s.intent),
+        other => Err(Refusal::usage(format!("{other:?}"))),
+    }
+}
+
+fn refused(line: &str) -> String {
+    let refusal = lowered(line).expect_err(line);
+    assert_eq!(refusal.exit, crate::output::Exit::Usage, "{line}");
+    refusal.message
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    use clap::CommandFactory;
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn global_flags_may_follow_the_verb() {
+    assert!(cli("kubectl-upgrade status -n shop --context c").is_ok());
+    assert!(cli("kubectl-upgrade list -A -o json --kubeconfig f").is_ok());
+}
+
+#[test]
+fn steps_have_a_short_form() {
+    let got = steps("10,pause, 50% ,pause:5m,pause:30,100").expect("valid");
+    let text: Vec<String> = got
+        .iter()
+        .map(|s| match (s.set_weight, &s.pause) {
+            (Some(w), _) => w.to_string(),
+            (_, Some(p)) => format!("p{}", p.duration.clone().unwrap_or_default()),
+            _ => String::new(),
+        })
+        .collect();
+    assert_eq!(text, ["10", "p", "50", "p5m", "p30s", "100"]);
+}
+
+#[test]
+fn bad_steps_name_the_flag_and_the_step() {
+    for (text, part) in [
+        ("101", "weight 101 is not a percentage from 1 to 100"),
+        ("0", "weight 0 is not"),
+        ("-1", "weight -1 is not"),
+        ("50,10", "weight 10 comes after 50"),
+        ("10,,20", "an empty step"),
+        ("", "an empty step"),
+        ("10,rest", "`rest` is neither a weight nor"),
+        ("10,pause:soon", "`soon` is not a duration"),
+        ("10,pause:0", "rests for no time"),
+        ("pause,10", "the first step is a pause"),
+        ("1.5", "`1.5` is neither"),
+    ] {
+        let refusal = steps(text).expect_err(text);
+        assert!(refusal.message.contains(part), "{text}: {}", refusal.message);
+        assert!(refusal.message.starts_with("--steps"), "{text}: {}", refusal.message);
+    }
+    assert!(steps(&vec!["1"; 51].join(",")).is_err());
+}
+
+#[test]
+fn what_is_to_change_is_checked_before_any_request() {
+    let base = "kubectl-upgrade plan";
+    for (line, part) in [
+        ("", "nothing to upgrade"),
+        ("web --to v2", "`web` is not TYPE/NAME"),
+        ("sts/db --to v2", "Deployments only"),
+        ("service/web --to v2", "`service` is no kind of workload"),
+        ("deploy/Web --to v2", "`Web` is not a valid object name"),
+        ("deploy/web", "what should they run?"),
+        ("deploy/web deploy/web --to v2", "deploy/web is named twice"),
+        ("deploy/web --image web", "`web` is not CONTAINER=IMAGE"),
+        ("deploy/web --image web=UPPER:v1:2", "--image web: `UPPER:v1:2` is not an image"),
+        ("deploy/web --image a=r/a:1 --image a=r/a:2", "container `a` is given twice"),
+        ("deploy/web --to a/b", "--to: `a/b` is not an image tag"),
+        ("deploy/web --to v2 --strategy rolling --steps 10", "--steps belongs to --strategy canary"),
+        ("deploy/web --to v2 --on-timeout soon", "--on-timeout: `soon` is not a duration"),
+        ("deploy/web --to v2 --on-timeout 0", "--on-timeout 0 would never end"),
+        ("deploy/web --to v2 --name Web_1", "--name: `Web_1` is not a valid name"),
+        ("-f - -f -", "-f - is given twice"),
+    ] {
+        let message = refused(&format!("{base} {line}"));
+        assert!(message.contains(part), "{line}: {message}");
+    }
+    assert!(cli("kubectl-upgrade plan -f x deploy/web").is_err());
+    assert!(cli("kubectl-upgrade plan deploy/web -R --to v2").is_err());
+}
+
+#[test]
+fn the_strategy_follows_from_the_flags() {
+    let canary = |line: &str| lowered(line).expect("valid").strategy.canary.map(|c| c.steps.len());
+    assert_eq!(canary("kubectl-upgrade plan deploy/web --to v2"), None);
+    assert_eq!(canary("kubectl-upgrade plan deploy/web --to v2 --strategy canary"), Some(5));
+    assert_eq!(canary("kubectl-upgrade plan deploy/web --to v2 --steps 20"), Some(1));
+    let rollback = |line: &str| lowered(line).expect("valid").auto_rollback;
+    assert_eq!(rollback("kubectl-upgrade start deploy/web --to v2"), None);
+    let set = rollback("kubectl-upgrade start deploy/web --to v2 --no-auto-rollback --on-timeout 30m");
+    let set = set.expect("set");
+    assert!(!set.on_failure.health_check_failure);
+    assert_eq!(set.on_timeout.as_deref(), Some("30m"));
+}
+
+#[test]
+fn waiting_is_checked() {
+    let say = |line: &str| match cli(line).expect("clap takes it") {
+        Command::Status(args) => status(&args).map_or_else(|e| e.message, |f| format!("{f:?}")),
+        _ => String::new(),
+    };
+    assert!(say("k status a --timeout 5m").contains("--timeout needs --wait"));
+    assert!(say("k status a --for=Done").contains("`Done` is no phase; phases are Pending"));
+    assert!(say("k status a --for=paused --timeout 90s").contains("90s"));
+    assert!(say("k status shop/a").contains("not the name of an Upgrade"));
+    assert!(refused("k start deploy/web --to v2 --wait --dry-run=server").contains("--wait"));
+}
+
+#[test]
+fn durations_are_those_of_the_api() {
+    let read = |t: &str| duration::parse(t).map(|d| d.as_millis());
+    for (text, ms) in [("30s", 30_000), ("1h30m", 5_400_000), ("250ms", 250), ("7", 7_000), ("0", 0)] {
+        assert_eq!(read(text), Some(ms), "{text}");
+    }
+    for text in ["", "s", "5x", "-1s", "1.5h", "5m3", "m5"] {
+        assert_eq!(read(text), None, "{text}");
+    }
+}

@@ -1,0 +1,172 @@
+//! Why an Upgrade waits, until when, and what the next command is.
+
+use crate::objects::{hash, requester, status};
+use jiff::{Timestamp, Unit};
+use kube::ResourceExt;
+use upgrade_core::api::upgrade::{CanaryStep, Strategy};
+use upgrade_core::api::{Phase, Upgrade};
+
+/// Seconds as kubectl prints an age: `45s`, `12m`, `3h5m`, `2d4h`.
+pub fn span(seconds: i64) -> String {
+    let s = seconds.max(0);
+    match s {
+        0..=119 => format!("{s}s"),
+        120..=599 => match (s / 60, s % 60) {
+            (m, 0) => format!("{m}m"),
+            (m, s) => format!("{m}m{s}s"),
+        },
+        600..=10_799 => format!("{}m", s / 60),
+        10_800..=172_799 => match (s / 3600, s % 3600 / 60) {
+            (h, 0) => format!("{h}h"),
+            (h, m) if h < 8 => format!("{h}h{m}m"),
+            (h, _) => format!("{h}h"),
+        },
+        _ => format!("{}d", s / 86_400),
+    }
+}
+
+/// How long ago.
+pub fn age(since: Option<Timestamp>, now: Timestamp) -> String {
+    since.map_or_else(|| "<unknown>".to_owned(), |t| span(now.duration_since(t).as_secs()))
+}
+
+/// Age of an object.
+pub fn object_age(upgrade: &Upgrade, now: Timestamp) -> String {
+    age(upgrade.creation_timestamp().map(|t| t.0), now)
+}
+
+/// When something changes by itself: a time of day and how far away that is.
+pub fn until(upgrade: &Upgrade, now: Timestamp) -> Option<String> {
+    let at = upgrade.status.as_ref()?.next_transition_time.as_ref()?.0;
+    let left = at.duration_since(now).as_secs();
+    let local = at.to_zoned(jiff::tz::TimeZone::system()).round(Unit::Second).ok()?;
+    let shown = local.strftime("%H:%M:%S %Z");
+    Some(if left > 0 { format!("{shown} (in {})", span(left)) } else { format!("{shown} (now)") })
+}
+
+/// The steps of the strategy of the stage it is in.
+pub fn steps(upgrade: &Upgrade) -> &[CanaryStep] {
+    let index = usize::try_from(status(upgrade).current_stage_index).unwrap_or(0);
+    strategy(upgrade, index).and_then(|s| s.canary.as_ref()).map_or(&[], |c| c.steps.as_slice())
+}
+
+/// The strategy of a stage.
+pub fn strategy(upgrade: &Upgrade, stage: usize) -> Option<&Strategy> {
+    upgrade.spec.stages.get(stage)?.workloads.as_ref().map(|w| &w.strategy)
+}
+
+/// The strategy in a few words: `canary 10, pause, 50, pause 5m, 100`.
+pub fn strategy_text(strategy: &Strategy) -> String {
+    match &strategy.canary {
+        Some(canary) => {
+            format!("canary {}", canary.steps.iter().map(step_text).collect::<Vec<_>>().join(", "))
+        }
+        None => "rolling".to_owned(),
+    }
+}
+
+/// One step in a word.
+pub fn step_text(step: &CanaryStep) -> String {
+    match (step.set_weight, &step.pause) {
+        (Some(weight), _) => weight.to_string(),
+        (None, Some(pause)) => match &pause.duration {
+            Some(duration) => format!("pause {duration}"),
+            None => "pause".to_owned(),
+        },
+        (None, None) => "?".to_owned(),
+    }
+}
+
+/// Whether it rests at a pause step; and if so, whether only a person ends that.
+pub fn resting(upgrade: &Upgrade) -> Option<Rest> {
+    let status = status(upgrade);
+    if status.phase != Phase::Paused || upgrade.spec.paused {
+        return None;
+    }
+    let index = usize::try_from(status.current_step_index).ok()?;
+    let pause = steps(upgrade).get(index)?.pause.as_ref()?;
+    Some(if pause.duration.is_some() { Rest::Timed } else { Rest::UntilPromoted })
+}
+
+/// How a pause step ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// By itself.
+    Timed,
+    /// When somebody promotes.
+    UntilPromoted,
+}
+
+/// `1/2` where approvals are needed.
+pub fn approval_count(upgrade: &Upgrade) -> Option<String> {
+    let count = status(upgrade).approvals?;
+    (count.required > 0).then(|| format!("{}/{}", count.approved_by.len(), count.required))
+}
+
+/// Why it is where it is.
+pub fn why(upgrade: &Upgrade, now: Timestamp) -> Option<String> {
+    let Some(status) = &upgrade.status else {
+        let old = upgrade.creation_timestamp().is_some_and(|t| now.duration_since(t.0).as_secs() > 15);
+        return Some(if old {
+            "no controller has looked at it: is it running? `kubectl get deploy -n \
+             kubectl-upgrade-system`"
+                .to_owned()
+        } else {
+            "the controller has not looked at it yet".to_owned()
+        });
+    };
+    (!status.message.is_empty()).then(|| status.message.clone())
+}
+
+/// The next command, and who can give it.
+pub fn next(upgrade: &Upgrade, me: Option<&str>) -> Option<String> {
+    let name = upgrade.name_any();
+    let namespace = upgrade.namespace().unwrap_or_default();
+    let line = |verb: &str, rest: &str| format!("kubectl upgrade {verb} {name} -n {namespace}{rest}");
+    match status(upgrade).phase {
+        Phase::AwaitingApproval => {
+            let mine = me.is_some() && requester(upgrade).as_deref() == me;
+            let note = if mine { "   (you cannot: you are the requester)" } else { "" };
+            Some(line("approve", note))
+        }
+        Phase::Paused if upgrade.spec.paused => Some(line("resume", "")),
+        Phase::Paused => Some(line("promote", "")),
+        Phase::Degraded => Some(format!("{}   (or retry)", line("abort", ""))),
+        Phase::RolledBack | Phase::Aborted => Some(line("retry", "")),
+        Phase::Progressing | Phase::RollingBack | Phase::Pending => Some(line("status", " -w")),
+        Phase::Completed | Phase::Rejected | Phase::Failed => None,
+    }
+}
+
+/// The plan hash, short enough for a line.
+pub fn short_hash(hash: &str) -> String {
+    hash.get(..19).map_or_else(|| hash.to_owned(), |h| format!("{h}…"))
+}
+
+/// The hash that the status names, else the one computed here.
+pub fn shown_hash(upgrade: &Upgrade) -> String {
+    let seen = status(upgrade).plan_hash;
+    if seen.is_empty() { hash(upgrade) } else { seen }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_those_of_kubectl() {
+        for (seconds, text) in [
+            (-5, "0s"),
+            (45, "45s"),
+            (119, "119s"),
+            (125, "2m5s"),
+            (180, "3m"),
+            (3599, "59m"),
+            (11_000, "3h3m"),
+            (90_000, "25h"),
+            (200_000, "2d"),
+        ] {
+            assert_eq!(span(seconds), text, "{seconds}");
+        }
+    }
+}

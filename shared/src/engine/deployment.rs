@@ -1,0 +1,495 @@
+//! Driver of Deployments: from where one is to where it should be, one write at a time.
+//!
+//! Level-triggered: it looks only at what runs and at the originals, so that a controller that
+//! died after any write goes on where the last one stood. Why each write is what it is:
+//! [`super::law`].
+
+use super::effect::Write;
+use super::law;
+use super::observed::{Set, Workload};
+use super::plan::PlanTarget;
+use crate::api::status::Originals;
+use crate::image;
+use jiff::{SignedDuration, Timestamp};
+
+/// What to do next with a workload.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Move {
+    /// It is where it should be.
+    Reached,
+    /// It moves, or something outside has to; the words say what.
+    Wait(String),
+    /// This has to be written.
+    Write(Write),
+    /// Somebody changed it under us; nothing is written any more.
+    Broken(String),
+}
+
+/// Whose images the template holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The old ones, in every container that changes.
+    Stable,
+    /// The new ones.
+    Canary,
+    /// Neither.
+    Other,
+}
+
+/// One Deployment on its way.
+pub struct Driver<'a> {
+    target: &'a PlanTarget,
+    now: &'a Workload,
+    originals: &'a Originals,
+    /// Name of the ReplicaSet that was complete when the upgrade began.
+    stable: Option<&'a str>,
+    /// In place, weight by weight; otherwise the workload's own rolling update.
+    canary: bool,
+    clock: Timestamp,
+}
+
+/// Pods by side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pods wanted of every other ReplicaSet.
+    pub stable: i32,
+    /// Of these, Ready.
+    pub stable_ready: i32,
+    /// Pods wanted of the canary's ReplicaSet.
+    pub canary: i32,
+    /// Of these, available by the workload's own `minReadySeconds`.
+    pub canary_ready: i32,
+}
+
+/// Whose images the template of a workload holds.
+pub fn side(target: &PlanTarget, workload: &Workload) -> Side {
+    let all = |pick: fn(&crate::api::upgrade::ImageChange) -> &str| {
+        target.images.iter().all(|change| {
+            workload.container(&change.container).is_some_and(|c| image::same(&c.image, pick(change)))
+        })
+    };
+    if all(|c| &c.to) {
+        Side::Canary
+    } else if all(|c| &c.from) {
+        Side::Stable
+    } else {
+        Side::Other
+    }
+}
+
+impl<'a> Driver<'a> {
+    /// A driver for one moment.
+    pub fn new(
+        target: &'a PlanTarget,
+        now: &'a Workload,
+        originals: &'a Originals,
+        stable: Option<&'a str>,
+        canary: bool,
+        clock: Timestamp,
+    ) -> Self {
+        let canary = canary && !now.recreate;
+        Self { target, now, originals, stable, canary, clock }
+    }
+
+    /// The canary's ReplicaSet: it runs the new images, and of several the Deployment
+    /// controller's latest.
+    pub fn canary_set(&self) -> Option<&'a Set> {
+        self.now
+            .replica_sets
+            .iter()
+            .filter(|s| Some(s.name.as_str()) != self.stable)
+            .filter(|s| self.target.images.iter().all(|c| s.runs(&c.container, &c.to)))
+            .max_by_key(|s| s.revision)
+    }
+
+    /// Pods by side.
+    pub fn counts(&self) -> Counts {
+        let canary = self.canary_set();
+        let name = canary.map(|s| s.name.as_str());
+        let others = self.now.replica_sets.iter().filter(|s| Some(s.name.as_str()) != name);
+        let (mut stable, mut stable_ready) = (0, 0);
+        for set in others {
+            stable += set.replicas;
+            stable_ready += set.ready;
+        }
+        let available = self.now.pods.iter().filter(|p| Some(p.set.as_str()) == name);
+        let canary_ready = available.filter(|p| self.available_at(p).is_some_and(|t| t <= self.clock));
+        Counts {
+            stable,
+            stable_ready,
+            canary: canary.map_or(0, |s| s.replicas),
+            canary_ready: i32::try_from(canary_ready.count()).unwrap_or(i32::MAX),
+        }
+    }
+
+    /// When the next pod of the canary becomes available, if nothing happens to it.
+    pub fn next_available(&self) -> Option<Timestamp> {
+        let name = self.canary_set()?.name.as_str();
+        let times = self.now.pods.iter().filter(|p| p.set == name).filter_map(|p| self.available_at(p));
+        times.filter(|t| *t > self.clock).min()
+    }
+
+    /// When a pod is available by the workload's own `minReadySeconds`.
+    fn available_at(&self, pod: &super::observed::PodState) -> Option<Timestamp> {
+        let seconds = i64::from(self.originals.min_ready_seconds);
+        pod.ready_since.map(|t| t.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(t))
+    }
+
+    /// Towards a weight. With `rest` the surplus is trimmed and the Deployment paused there.
+    pub fn toward(&self, weight: i32, rest: bool) -> Move {
+        if !self.now.observed {
+            return Move::Wait("the Deployment controller has not seen the last write".to_owned());
+        }
+        let next = match (weight >= 100, self.canary) {
+            (true, _) => self.full(),
+            (false, true) => self.part(weight, rest),
+            // Recreate replaces everything at once: nothing happens before the last weight.
+            (false, false) => Move::Reached,
+        };
+        self.without_noise(next)
+    }
+
+    /// Back to the old images, with the workload's own fields.
+    pub fn back(&self) -> Move {
+        let next = match side(self.target, self.now) {
+            Side::Canary => Move::Write(self.abort()),
+            Side::Stable if self.now.inflated() || self.now.paused => Move::Write(self.abort()),
+            Side::Stable => self.settle_back(),
+            Side::Other => self.restore(),
+        };
+        self.without_noise(next)
+    }
+
+    /// The guarded fields as their owner wrote them.
+    pub fn restore(&self) -> Move {
+        self.without_noise(Move::Write(Write {
+            paused: Some(false),
+            max_surge: self.originals.max_surge.clone(),
+            max_unavailable: self.originals.max_unavailable.clone(),
+            min_ready_seconds: Some(self.originals.min_ready_seconds),
+            progress_deadline_seconds: self.originals.progress_deadline_seconds,
+            why: "put the guarded fields back".to_owned(),
+            ..Write::default()
+        }))
+    }
+
+    /// Stands still where it is.
+    pub fn freeze(&self) -> Move {
+        let n = self.now.replicas;
+        if n == 0 && self.canary && side(self.target, self.now) == Side::Canary && self.now.inflated() {
+            return self.without_noise(Move::Write(self.abort()));
+        }
+        let moving = side(self.target, self.now) == Side::Canary || self.now.inflated();
+        if !moving || self.now.paused {
+            return Move::Reached;
+        }
+        let write = Write { paused: Some(true), why: "pause".to_owned(), ..Write::default() };
+        self.without_noise(Move::Write(write))
+    }
+
+    fn part(&self, weight: i32, rest: bool) -> Move {
+        let n = self.now.replicas;
+        match side(self.target, self.now) {
+            Side::Other => Move::Broken(self.changed_under_us()),
+            Side::Canary if n == 0 => Move::Write(Write {
+                why: "scaled to 0: put the stable template back".to_owned(),
+                ..self.abort()
+            }),
+            Side::Stable if n == 0 => {
+                Move::Wait("scaled to 0 replicas: a canary needs pods; scale it up".to_owned())
+            }
+            Side::Stable if self.now.inflated() => self.lower(law::canary_count(weight, n), rest),
+            Side::Stable => self
+                .not_startable()
+                .map_or_else(|| Move::Write(self.raise(0, law::canary_count(weight, n))), Move::Wait),
+            Side::Canary if !self.now.inflated() => Move::Broken(self.changed_under_us()),
+            Side::Canary => self.hold_at(law::canary_count(weight, n), rest),
+        }
+    }
+
+    /// The template is the canary's and inflated: grow, shrink, or rest.
+    fn hold_at(&self, k: i32, rest: bool) -> Move {
+        let n = self.now.replicas;
+        let c = self.counts();
+        if self.third_set() {
+            return Move::Broken(self.changed_under_us());
+        }
+        if self.now.settled() && c.canary > k + law::tolerance(n) {
+            return Move::Write(self.begin_lower(c.canary, k));
+        }
+        let told = n.min(self.now.surge() + self.now.unavailable());
+        if !self.now.paused && c.canary < told.min(k) {
+            return Move::Wait(format!("{} of {k} canary pods made{}", c.canary, self.failure()));
+        }
+        if c.canary_ready < c.canary.min(k) {
+            return Move::Wait(format!("{} of {k} canary pods available{}", c.canary_ready, self.failure()));
+        }
+        if c.canary < k {
+            return Move::Write(self.raise(c.canary, k));
+        }
+        if rest { self.rest(c) } else { Move::Reached }
+    }
+
+    /// Trim the surplus, then pause.
+    fn rest(&self, c: Counts) -> Move {
+        let n = self.now.replicas;
+        if self.now.paused {
+            return Move::Reached;
+        }
+        let u = law::unavailable_percent(c.canary, n);
+        let keep = n - law::share_down(u, n);
+        // A canary of all pods (N = 1) keeps its surge: trimming would leave no stable pod.
+        if c.stable > keep && c.canary < n {
+            let write = Write {
+                max_surge: Some(law::percent(0)),
+                max_unavailable: Some(law::percent(u)),
+                why: format!("trim to {keep} stable and {} canary pods", c.canary),
+                ..Write::default()
+            };
+            let write = self.now.missing(write);
+            if write.operations().is_empty() {
+                return Move::Wait(format!("{} stable pods, trimming to {keep}", c.stable));
+            }
+            return Move::Write(write);
+        }
+        Move::Write(Write { paused: Some(true), why: "rest".to_owned(), ..Write::default() })
+    }
+
+    /// One write up: what is ready replaces stable pods, and the next pods are made.
+    fn raise(&self, canary: i32, k: i32) -> Write {
+        let n = self.now.replicas;
+        let (s, u) = self.knobs(canary, k);
+        let next = n.min(law::share_up(s, n) + law::share_down(u, n));
+        Write {
+            images: self.images(|c| &c.to),
+            paused: Some(false),
+            why: format!("canary from {canary} to {next} of {n} pods"),
+            ..inflated(s, u)
+        }
+    }
+
+    /// Percentages that keep `have` pods of the incoming side in place of others, and make it grow
+    /// towards `want` by no more than the workload's own knobs allow at once.
+    fn knobs(&self, have: i32, want: i32) -> (i32, i32) {
+        let n = self.now.replicas;
+        let surge = law::resolve_surge(self.originals.max_surge.as_ref(), n);
+        if surge > 0 {
+            let u = law::unavailable_percent(have, n);
+            let next = have + surge.min(want - have);
+            return (law::surge_percent(next - law::share_down(u, n), n), u);
+        }
+        let unavailable = law::resolve_unavailable(self.originals.max_unavailable.as_ref(), n).max(1);
+        let next = have + unavailable.min(want - have);
+        (0, (0..=100).find(|p| law::share_down(*p, n) >= next).unwrap_or(100))
+    }
+
+    /// The reverse write: with the stable template and the inflation, the canary is the old side.
+    fn begin_lower(&self, canary: i32, k: i32) -> Write {
+        let n = self.now.replicas;
+        let (s, u) = self.knobs(n - canary, n - k);
+        Write {
+            images: self.images(|c| &c.from),
+            paused: Some(false),
+            why: format!("canary of {canary} pods is over its weight: give back to {k}"),
+            ..inflated(s, u)
+        }
+    }
+
+    /// In the reverse: stable pods are made, then canary pods taken away, then forward again.
+    fn lower(&self, k: i32, rest: bool) -> Move {
+        let n = self.now.replicas;
+        let c = self.counts();
+        let told = n.min(self.now.surge() + self.now.unavailable());
+        if !self.now.settled() || c.stable < told || c.stable_ready < c.stable {
+            return Move::Wait(format!("{} of {told} stable pods ready", c.stable_ready));
+        }
+        if c.canary > k + law::tolerance(n) {
+            let (s, u) = self.knobs(c.stable.min(n - k), n - k);
+            let why = format!("canary from {} back to {k} pods", c.canary);
+            let write = self.now.missing(Write { paused: Some(false), why, ..inflated(s, u) });
+            if write.operations().is_empty() {
+                return Move::Wait(format!("{} canary pods, going back to {k}", c.canary));
+            }
+            return Move::Write(write);
+        }
+        Move::Write(Write {
+            images: self.images(|c| &c.to),
+            paused: Some(rest),
+            why: format!("forward again at {} canary pods", c.canary),
+            ..inflated(0, law::unavailable_percent(c.canary, n))
+        })
+    }
+
+    /// The last weight: the native controller finishes by the workload's own knobs, but without
+    /// giving up a ready pod where it may surge.
+    fn full(&self) -> Move {
+        let template = side(self.target, self.now);
+        if template == Side::Other || self.third_set() {
+            return Move::Broken(self.changed_under_us());
+        }
+        if template == Side::Stable && !self.now.inflated() {
+            if let Some(why) = self.not_startable() {
+                return Move::Wait(why);
+            }
+        }
+        let write = self.now.missing(self.promote());
+        if !write.operations().is_empty() {
+            return Move::Write(write);
+        }
+        if self.now.complete() {
+            return Move::Reached;
+        }
+        Move::Wait(format!(
+            "{} of {} pods updated, {} available{}",
+            self.now.updated,
+            self.now.replicas,
+            self.now.available,
+            self.failure()
+        ))
+    }
+
+    fn promote(&self) -> Write {
+        let images = self.images(|c| &c.to);
+        if !self.canary {
+            return Write { images, paused: Some(false), why: "roll out".to_owned(), ..Write::default() };
+        }
+        let surges = law::resolve_surge(self.originals.max_surge.as_ref(), self.now.replicas) > 0;
+        let unavailable =
+            if surges { Some(law::percent(0)) } else { self.originals.max_unavailable.clone() };
+        Write {
+            images,
+            paused: Some(false),
+            max_surge: self.originals.max_surge.clone(),
+            max_unavailable: unavailable,
+            min_ready_seconds: Some(self.originals.min_ready_seconds),
+            progress_deadline_seconds: self.originals.progress_deadline_seconds,
+            why: "promote".to_owned(),
+        }
+    }
+
+    /// One write back. Where the workload may surge, no ready pod is given up; what the canary
+    /// costs already is not asked for again, or a full quota would stall it for ever.
+    fn abort(&self) -> Write {
+        let images = self.images(|c| &c.from);
+        if !self.canary {
+            return Write { images, paused: Some(false), why: "roll back".to_owned(), ..Write::default() };
+        }
+        let n = self.now.replicas;
+        let surges = law::resolve_surge(self.originals.max_surge.as_ref(), n) > 0;
+        let unavailable = if surges && self.now.replica_failure.is_none() {
+            Some(law::percent(ceil_unavailable(self.cost(), n)))
+        } else {
+            self.at_least_cost()
+        };
+        Write {
+            images,
+            paused: Some(false),
+            max_surge: self.originals.max_surge.clone(),
+            max_unavailable: unavailable,
+            min_ready_seconds: Some(self.originals.min_ready_seconds),
+            progress_deadline_seconds: self.originals.progress_deadline_seconds,
+            why: "roll back".to_owned(),
+        }
+    }
+
+    /// The old template is back; wait until only its pods are left, then put the fields back.
+    fn settle_back(&self) -> Move {
+        let n = self.now.replicas;
+        let c = self.counts();
+        if !self.now.settled() || c.canary > 0 || self.now.updated < n || self.now.status_replicas > n {
+            let stuck = self.now.replica_failure.is_some() && self.canary;
+            let raised = Write {
+                max_unavailable: self.at_least_cost(),
+                why: "no room for stable pods: let canary pods go first".to_owned(),
+                ..Write::default()
+            };
+            let lower = self.now.unavailable() < law::resolve_unavailable(raised.max_unavailable.as_ref(), n);
+            if stuck && lower {
+                return Move::Write(raised);
+            }
+            return Move::Wait(format!("{} canary pods left{}", c.canary, self.failure()));
+        }
+        if self.canary { self.restore() } else { Move::Reached }
+    }
+
+    /// The larger of the workload's own `maxUnavailable` and what is missing already.
+    fn at_least_cost(&self) -> Option<k8s_openapi::apimachinery::pkg::util::intstr::IntOrString> {
+        let n = self.now.replicas;
+        let own = self.originals.max_unavailable.clone();
+        if self.cost() > law::resolve_unavailable(own.as_ref(), n) {
+            return Some(law::percent(ceil_unavailable(self.cost(), n)));
+        }
+        own
+    }
+
+    /// Ready pods that are missing already.
+    fn cost(&self) -> i32 {
+        let ready: i32 = self.now.replica_sets.iter().map(|s| s.ready).sum();
+        (self.now.replicas - ready).max(0)
+    }
+
+    fn images(&self, pick: fn(&crate::api::upgrade::ImageChange) -> &str) -> Vec<(String, String)> {
+        let changes = self.target.images.iter();
+        changes
+            .filter_map(|change| {
+                let container = self.now.container(&change.container)?;
+                Some((container.pointer.clone(), pick(change).to_owned()))
+            })
+            .collect()
+    }
+
+    /// Why it may not be started on now; native rollouts under way are left to finish.
+    fn not_startable(&self) -> Option<String> {
+        if self.now.paused {
+            return Some("it is paused (`kubectl rollout resume` it first)".to_owned());
+        }
+        let w = self.now;
+        (!w.complete() || !w.settled()).then(|| {
+            format!("its present rollout is not complete: {} of {} pods available", w.available, w.replicas)
+        })
+    }
+
+    /// A ReplicaSet that is neither side's has pods, and the controller's revision says that it
+    /// is the latest.
+    fn third_set(&self) -> bool {
+        let canary = self.canary_set().map(|s| s.name.as_str());
+        let known = |s: &&Set| Some(s.name.as_str()) == canary || Some(s.name.as_str()) == self.stable;
+        let latest = self.now.replica_sets.iter().max_by_key(|s| s.revision);
+        canary.is_some() && latest.is_some_and(|s| s.replicas > 0 && !known(&s))
+    }
+
+    fn changed_under_us(&self) -> String {
+        format!("the template or a guarded field of {} was changed by somebody else", self.target)
+    }
+
+    fn failure(&self) -> String {
+        self.now.replica_failure.as_ref().map(|m| format!("; {m}")).unwrap_or_default()
+    }
+
+    /// A write that changes nothing is no write.
+    fn without_noise(&self, next: Move) -> Move {
+        match next {
+            Move::Write(write) => {
+                let write = self.now.missing(write);
+                if write.operations().is_empty() { Move::Reached } else { Move::Write(write) }
+            }
+            other => other,
+        }
+    }
+}
+
+/// Smallest percentage that allows at least so many unavailable pods.
+fn ceil_unavailable(pods: i32, replicas: i32) -> i32 {
+    (0..=100).find(|p| law::share_down(*p, replicas) >= pods).unwrap_or(100)
+}
+
+/// The fields that keep new pods from ever becoming Available.
+fn inflated(surge: i32, unavailable: i32) -> Write {
+    Write {
+        max_surge: Some(law::percent(surge)),
+        max_unavailable: Some(law::percent(unavailable)),
+        min_ready_seconds: Some(law::INFLATED_MIN_READY_SECONDS),
+        progress_deadline_seconds: Some(law::INFLATED_PROGRESS_DEADLINE_SECONDS),
+        ..Write::default()
+    }
+}

@@ -1,0 +1,111 @@
+//! What the engine wants done. Data only: the controller performs it.
+
+use crate::api::WorkloadKind;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::{Value, json};
+
+/// One thing to be done, safe to do again.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Write to a workload's spec, if it is still at the resource version that was looked at.
+    Patch(WorkloadPatch),
+    /// The last write: take our label and our `managedFields` entry off a workload.
+    Release {
+        /// Kind of the workload.
+        kind: WorkloadKind,
+        /// Name of the workload.
+        name: String,
+        /// Whether the label is to come off, or only the `managedFields` entry.
+        uid: String,
+    },
+    /// Note what a workload is approved to run now.
+    Record {
+        /// Kind of the workload.
+        kind: WorkloadKind,
+        /// Name of the workload.
+        name: String,
+    },
+    /// Tell people.
+    Event(Event),
+    /// Put our finalizer on the Upgrade, so that deleting it puts everything back first.
+    Hold,
+    /// Take our finalizer off the Upgrade.
+    LetGo,
+    /// Look again at this time, should nothing happen before.
+    RequeueAt(Timestamp),
+}
+
+/// An event on the Upgrade.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `Normal` or `Warning`.
+    pub warning: bool,
+    /// One word of a small set, for filters.
+    pub reason: &'static str,
+    /// One sentence.
+    pub note: String,
+}
+
+/// A JSON patch of one workload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkloadPatch {
+    /// Kind of the workload.
+    pub kind: WorkloadKind,
+    /// Name of the workload.
+    pub name: String,
+    /// `metadata.resourceVersion` that the decision was made on.
+    pub resource_version: String,
+    /// RFC 6902 operations; the first tests the resource version.
+    pub operations: Vec<Value>,
+    /// What it does, for logs and events.
+    pub why: String,
+}
+
+/// Changes of a Deployment's spec; `None` leaves a field alone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Write {
+    /// Images by JSON pointer of the container.
+    pub images: Vec<(String, String)>,
+    /// `spec.paused`
+    pub paused: Option<bool>,
+    /// `spec.strategy.rollingUpdate.maxSurge`
+    pub max_surge: Option<IntOrString>,
+    /// `spec.strategy.rollingUpdate.maxUnavailable`
+    pub max_unavailable: Option<IntOrString>,
+    /// `spec.minReadySeconds`
+    pub min_ready_seconds: Option<i32>,
+    /// `spec.progressDeadlineSeconds`
+    pub progress_deadline_seconds: Option<i32>,
+    /// What it does, in a few words.
+    pub why: String,
+}
+
+impl Write {
+    /// The operations that make these changes, without the test of the resource version.
+    pub fn operations(&self) -> Vec<Value> {
+        let mut ops: Vec<Value> = self
+            .images
+            .iter()
+            .map(|(pointer, image)| set(&format!("{pointer}/image"), &json!(image)))
+            .collect();
+        let rolling = "/spec/strategy/rollingUpdate";
+        let fields = [
+            ("/spec/paused".to_owned(), self.paused.map(|v| json!(v))),
+            (format!("{rolling}/maxSurge"), self.max_surge.as_ref().map(|v| json!(v))),
+            (format!("{rolling}/maxUnavailable"), self.max_unavailable.as_ref().map(|v| json!(v))),
+            ("/spec/minReadySeconds".to_owned(), self.min_ready_seconds.map(|v| json!(v))),
+            (
+                "/spec/progressDeadlineSeconds".to_owned(),
+                self.progress_deadline_seconds.map(|v| json!(v)),
+            ),
+        ];
+        ops.extend(fields.iter().filter_map(|(p, v)| v.as_ref().map(|v| set(p, v))));
+        ops
+    }
+}
+
+/// `add` and not `replace`: it does both (RFC 6902 §4.1), and the field may be absent.
+pub fn set(pointer: &str, value: &Value) -> Value {
+    json!({"op": "add", "path": pointer, "value": value})
+}

@@ -1,0 +1,333 @@
+//! What runs: the parts of a Deployment, its ReplicaSets and its pods that the engine reasons on.
+
+use crate::api::status::Originals;
+use crate::api::{IN_FLIGHT_LABEL, UpgradeApproval};
+use crate::engine::effect::Write;
+use crate::engine::law;
+use crate::image;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+/// Everything a decision about one Upgrade is made on.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// `metadata.generation` of the Upgrade.
+    pub generation: i64,
+    /// Somebody deleted the Upgrade; our finalizer holds it.
+    pub deleting: bool,
+    /// Our finalizer is on the Upgrade.
+    pub held: bool,
+    /// Approvals and rejections that name this Upgrade.
+    pub approvals: Vec<UpgradeApproval>,
+    /// How many approvals the policies ask for; `None` where no policy governs any target.
+    pub required_approvals: i32,
+    /// The workloads, in the order of the plan: stage by stage, target by target.
+    pub workloads: Vec<Vec<Option<Workload>>>,
+    /// Another Upgrade, older and not ended, that names one of the workloads.
+    pub rival: Option<Rival>,
+}
+
+/// Another Upgrade that is in the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rival {
+    /// Its name.
+    pub name: String,
+    /// The workload both want.
+    pub workload: String,
+}
+
+/// A Deployment as the engine sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Workload {
+    /// `metadata.uid`
+    pub uid: String,
+    /// `metadata.resourceVersion`
+    pub resource_version: String,
+    /// The Upgrade named by our label.
+    pub label: Option<String>,
+    /// Whether it has any labels at all.
+    pub has_labels: bool,
+    /// The Deployment controller has seen the spec as it is.
+    pub observed: bool,
+    /// `spec.replicas`
+    pub replicas: i32,
+    /// `spec.paused`
+    pub paused: bool,
+    /// `spec.strategy.type` is `Recreate`
+    pub recreate: bool,
+    /// The guarded fields as they are.
+    pub fields: Originals,
+    /// Containers and init containers.
+    pub containers: Vec<Container>,
+    /// ReplicaSets that it controls.
+    pub replica_sets: Vec<Set>,
+    /// Pods of these ReplicaSets that are not being deleted.
+    pub pods: Vec<PodState>,
+    /// `status.replicas`
+    pub status_replicas: i32,
+    /// `status.updatedReplicas`
+    pub updated: i32,
+    /// `status.availableReplicas`
+    pub available: i32,
+    /// Message of a true `ReplicaFailure` condition: quota, admission, limits.
+    pub replica_failure: Option<String>,
+}
+
+/// A container of the template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// Its image.
+    pub image: String,
+    /// JSON pointer to it in the Deployment.
+    pub pointer: String,
+}
+
+/// A ReplicaSet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// `metadata.name`
+    pub name: String,
+    /// `spec.replicas`
+    pub replicas: i32,
+    /// `status.replicas`
+    pub status_replicas: i32,
+    /// `status.readyReplicas`
+    pub ready: i32,
+    /// Revision that the Deployment controller gave it.
+    pub revision: i64,
+    /// Images by container.
+    pub images: Vec<(String, String)>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodState {
+    /// `metadata.name`
+    pub name: String,
+    /// ReplicaSet that controls it.
+    pub set: String,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// Since when it is Ready.
+    pub ready_since: Option<Timestamp>,
+    /// Why it does not run, where a container says so.
+    pub trouble: Option<Trouble>,
+}
+
+/// A container that does not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Container.
+    pub container: String,
+    /// Reason as the kubelet gives it: `CrashLoopBackOff`, `ImagePullBackOff`.
+    pub reason: String,
+    /// How often it was restarted.
+    pub restarts: i32,
+}
+
+impl Workload {
+    /// Reads what matters from the API's objects. `sets` and `pods` may hold those of others.
+    pub fn new(deployment: &Deployment, sets: &[&ReplicaSet], pods: &[&Pod]) -> Self {
+        let meta = &deployment.metadata;
+        let spec = deployment.spec.clone().unwrap_or_default();
+        let status = deployment.status.clone().unwrap_or_default();
+        let uid = meta.uid.clone().unwrap_or_default();
+        let replica_sets: Vec<Set> = sets
+            .iter()
+            .filter(|s| controlled_by(s.metadata.owner_references.as_deref(), &uid))
+            .map(|s| Set::new(s))
+            .collect();
+        let pods = pods.iter().filter_map(|p| PodState::new(p, &replica_sets)).collect();
+        let label = meta.labels.as_ref().and_then(|l| l.get(IN_FLIGHT_LABEL)).cloned();
+        Self {
+            uid,
+            resource_version: meta.resource_version.clone().unwrap_or_default(),
+            label,
+            has_labels: meta.labels.is_some(),
+            observed: status.observed_generation.unwrap_or(0) >= meta.generation.unwrap_or(0),
+            replicas: spec.replicas.unwrap_or(1),
+            paused: spec.paused.unwrap_or(false),
+            recreate: is_recreate(&spec),
+            fields: originals(&spec),
+            containers: spec.template.spec.as_ref().map(containers).unwrap_or_default(),
+            replica_sets,
+            pods,
+            status_replicas: status.replicas.unwrap_or(0),
+            updated: status.updated_replicas.unwrap_or(0),
+            available: status.available_replicas.unwrap_or(0),
+            replica_failure: replica_failure(&status),
+        }
+    }
+
+    /// New pods are kept from ever becoming Available.
+    pub fn inflated(&self) -> bool {
+        self.fields.min_ready_seconds == law::INFLATED_MIN_READY_SECONDS
+    }
+
+    /// The native rollout is over: every pod is of the present template and available.
+    pub fn complete(&self) -> bool {
+        self.observed
+            && self.updated == self.replicas
+            && self.status_replicas == self.replicas
+            && self.available == self.replicas
+    }
+
+    /// What the ReplicaSets say and what the Deployment says of them is the same moment, and no
+    /// pod is still to be made or taken away. Two watches feed us; either may be behind.
+    pub fn settled(&self) -> bool {
+        let wanted: i32 = self.replica_sets.iter().map(|s| s.replicas).sum();
+        let made: i32 = self.replica_sets.iter().map(|s| s.status_replicas).sum();
+        self.observed && wanted == made && made == self.status_replicas
+    }
+
+    /// The container of that name.
+    pub fn container(&self, name: &str) -> Option<&Container> {
+        self.containers.iter().find(|c| c.name == name)
+    }
+
+    /// The ReplicaSet of that name.
+    pub fn set(&self, name: &str) -> Option<&Set> {
+        self.replica_sets.iter().find(|s| s.name == name)
+    }
+
+    /// Surge in force, in pods.
+    pub fn surge(&self) -> i32 {
+        law::resolve_surge(self.fields.max_surge.as_ref(), self.replicas)
+    }
+
+    /// Unavailable pods in force.
+    pub fn unavailable(&self) -> i32 {
+        law::resolve_unavailable(self.fields.max_unavailable.as_ref(), self.replicas)
+    }
+
+    /// Drops from a write whatever is already so.
+    pub fn missing(&self, mut write: Write) -> Write {
+        write.images.retain(|(pointer, image)| {
+            self.containers.iter().any(|c| c.pointer == *pointer && c.image != *image)
+        });
+        let fields = &self.fields;
+        write.paused = write.paused.filter(|v| *v != self.paused);
+        write.max_surge = write.max_surge.filter(|v| Some(v) != fields.max_surge.as_ref());
+        write.max_unavailable =
+            write.max_unavailable.filter(|v| Some(v) != fields.max_unavailable.as_ref());
+        write.min_ready_seconds =
+            write.min_ready_seconds.filter(|v| *v != fields.min_ready_seconds);
+        write.progress_deadline_seconds = write
+            .progress_deadline_seconds
+            .filter(|v| Some(*v) != fields.progress_deadline_seconds);
+        write
+    }
+}
+
+impl Set {
+    fn new(set: &ReplicaSet) -> Self {
+        let spec = set.spec.as_ref();
+        let status = set.status.as_ref();
+        let revision = set.metadata.annotations.as_ref();
+        Self {
+            name: set.metadata.name.clone().unwrap_or_default(),
+            replicas: spec.and_then(|s| s.replicas).unwrap_or(0),
+            status_replicas: status.map_or(0, |s| s.replicas),
+            ready: status.and_then(|s| s.ready_replicas).unwrap_or(0),
+            revision: revision
+                .and_then(|a| a.get("deployment.kubernetes.io/revision"))
+                .and_then(|r| r.parse().ok())
+                .unwrap_or(0),
+            images: spec
+                .and_then(|s| s.template.as_ref())
+                .and_then(|t| t.spec.as_ref())
+                .map(containers)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|c| (c.name, c.image))
+                .collect(),
+        }
+    }
+
+    /// Runs this image in this container.
+    pub fn runs(&self, container: &str, image: &str) -> bool {
+        self.images.iter().any(|(c, i)| c == container && image::same(i, image))
+    }
+}
+
+impl PodState {
+    fn new(pod: &Pod, sets: &[Set]) -> Option<Self> {
+        let owner = pod.metadata.owner_references.as_ref()?.iter().find(|o| o.controller == Some(true))?;
+        let set = sets.iter().find(|s| s.name == owner.name)?;
+        if pod.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let status = pod.status.as_ref();
+        let ready = status
+            .and_then(|s| s.conditions.as_ref())
+            .and_then(|c| c.iter().find(|c| c.type_ == "Ready" && c.status == "True"));
+        let mut containers = status
+            .into_iter()
+            .flat_map(|s| s.init_container_statuses.iter().chain(s.container_statuses.iter()))
+            .flatten();
+        Some(Self {
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            set: set.name.clone(),
+            created: pod.metadata.creation_timestamp.as_ref().map(|t| t.0),
+            ready_since: ready.and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0),
+            trouble: containers.find_map(trouble),
+        })
+    }
+}
+
+fn trouble(status: &ContainerStatus) -> Option<Trouble> {
+    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.clone()?;
+    let normal = matches!(reason.as_str(), "ContainerCreating" | "PodInitializing");
+    (!normal).then(|| Trouble { container: status.name.clone(), reason, restarts: status.restart_count })
+}
+
+fn controlled_by(
+    owners: Option<&[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference]>,
+    uid: &str,
+) -> bool {
+    owners.unwrap_or_default().iter().any(|o| o.controller == Some(true) && o.uid == uid)
+}
+
+fn containers(pod: &PodSpec) -> Vec<Container> {
+    let read = |list: &[k8s_openapi::api::core::v1::Container], field: &str| {
+        list.iter()
+            .enumerate()
+            .map(|(i, c)| Container {
+                name: c.name.clone(),
+                image: c.image.clone().unwrap_or_default(),
+                pointer: format!("/spec/template/spec/{field}/{i}"),
+            })
+            .collect::<Vec<_>>()
+    };
+    let mut all = read(pod.init_containers.as_deref().unwrap_or_default(), "initContainers");
+    all.extend(read(&pod.containers, "containers"));
+    all
+}
+
+fn is_recreate(spec: &k8s_openapi::api::apps::v1::DeploymentSpec) -> bool {
+    spec.strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("Recreate")
+}
+
+fn originals(spec: &k8s_openapi::api::apps::v1::DeploymentSpec) -> Originals {
+    let strategy = spec.strategy.as_ref();
+    let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
+    let own = |v: Option<&IntOrString>| v.cloned();
+    Originals {
+        strategy: strategy.and_then(|s| s.type_.clone()),
+        max_surge: own(rolling.and_then(|r| r.max_surge.as_ref())),
+        max_unavailable: own(rolling.and_then(|r| r.max_unavailable.as_ref())),
+        min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
+        progress_deadline_seconds: spec.progress_deadline_seconds,
+    }
+}
+
+fn replica_failure(status: &k8s_openapi::api::apps::v1::DeploymentStatus) -> Option<String> {
+    let conditions = status.conditions.as_ref()?;
+    let failed = conditions.iter().find(|c| c.type_ == "ReplicaFailure" && c.status == "True")?;
+    Some(failed.message.clone().unwrap_or_else(|| "pods cannot be created".to_owned()))
+}

@@ -1,0 +1,86 @@
+//! The way back: the stage under way first, then the finished ones, last first.
+
+use super::Walk;
+use super::deployment::{Driver, Move};
+use super::effect::Effect;
+use super::plan::taken_back;
+use crate::api::status::{Phase, TargetPhase};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+impl Walk<'_> {
+    /// Decides for the way back.
+    pub(crate) fn begin_rollback(&mut self, why: String) {
+        self.effects.retain(|e| !matches!(e, Effect::Patch(_) | Effect::Release { .. }));
+        self.status.phase = Phase::RollingBack;
+        self.status.pause_start_time = None;
+        self.status.held_since = None;
+        self.status.rollback_reason = Some(why);
+        let touched = self.status.stages.iter_mut().flat_map(|s| &mut s.targets);
+        for target in touched.filter(|t| t.originals.is_some()) {
+            target.phase = TargetPhase::RollingBack;
+        }
+    }
+
+    /// One round of it.
+    pub(crate) fn roll_back(&mut self) {
+        let why = self.status.rollback_reason.clone().unwrap_or_default();
+        self.status.message = format!("taking it back: {why}");
+        for stage in (0..self.status.stages.len()).rev() {
+            if !self.roll_back_stage(stage) {
+                return;
+            }
+        }
+        let phase = taken_back(self.plan.abort || self.observed.deleting);
+        self.status.phase = phase;
+        self.status.rolled_back = true;
+        self.status.canary_weight = 0;
+        self.status.completion_time = Some(Time(self.now));
+        self.status.message = format!(
+            "taken back: {why}; `kubectl upgrade retry {}` starts it over",
+            self.plan.name
+        );
+        if self.plan.retry > self.status.attempt && !self.plan.abort && !self.observed.deleting {
+            return self.ended();
+        }
+        self.let_go();
+    }
+
+    /// Whether every workload of the stage is back.
+    fn roll_back_stage(&mut self, stage: usize) -> bool {
+        let Some(plan) = self.plan.stages.get(stage) else { return true };
+        let mut done = true;
+        for index in 0..plan.targets.len() {
+            done &= self.roll_back_target(stage, index);
+        }
+        done
+    }
+
+    fn roll_back_target(&mut self, stage: usize, index: usize) -> bool {
+        let Some((target, seen, mut status)) = self.target(stage, index) else { return true };
+        if status.phase == TargetPhase::RolledBack {
+            return true;
+        }
+        let Some(originals) = status.originals.clone() else { return true };
+        let Some(workload) = seen.filter(|w| status.uid.as_ref() == Some(&w.uid)) else {
+            status.phase = TargetPhase::RolledBack;
+            status.message = "it was deleted meanwhile: nothing to put back".to_owned();
+            self.set_target(stage, index, status);
+            return true;
+        };
+        let canary = self.plan.stages.get(stage).is_some_and(|s| s.canary);
+        let stable = status.stable_replica_set.clone();
+        let driver = Driver::new(target, workload, &originals, stable.as_deref(), canary, self.now);
+        status.phase = TargetPhase::RollingBack;
+        self.note_counts(&driver, workload, &mut status);
+        status.message.clear();
+        match driver.back() {
+            Move::Write(write) => self.patch(target, workload, write),
+            Move::Wait(what) | Move::Broken(what) => status.message = what,
+            Move::Reached if workload.label.is_some() => self.release(target, workload),
+            Move::Reached => status.phase = TargetPhase::RolledBack,
+        }
+        let done = status.phase == TargetPhase::RolledBack;
+        self.set_target(stage, index, status);
+        done
+    }
+}

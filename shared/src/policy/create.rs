@@ -1,0 +1,125 @@
+//! A workload is created, and pods that would be taken for somebody else's.
+
+use super::decide::{Place, Verdict};
+use super::images::{policy_names, waiting};
+use super::refusal::{Reason, Refusal};
+use super::workload::Workload;
+use crate::api::{FirstInstall, IN_FLIGHT_LABEL, LedgerEntry, WorkloadKind};
+
+/// A CREATE of an object that carries images, by anybody but its verified controller.
+pub fn decide(place: &Place<'_>, new: &Workload<'_>) -> Verdict {
+    if !place.view.governed() {
+        return Verdict::Allow;
+    }
+    if let Some(upgrade) = new.in_flight().filter(|_| !place.own) {
+        return reserved(place, new, upgrade).into();
+    }
+    let policies = place.governing(None, new);
+    if policies.is_empty() {
+        return intrusion(place, new).map_or(Verdict::Allow, Verdict::from);
+    }
+    let object = format!("{} {}/{}", new.kind, place.namespace, new.name);
+    if let Some(entry) = place.view.entry(new.kind, &new.name) {
+        if new.runs(entry) {
+            return Verdict::Allow;
+        }
+        return mismatch(place, new, entry, &policy_names(&policies)).into();
+    }
+    let strict: Vec<_> =
+        policies.into_iter().filter(|p| p.spec.first_install == FirstInstall::Upgrade).collect();
+    if strict.is_empty() {
+        return intrusion(place, new).map_or(Verdict::Allow, Verdict::from);
+    }
+    Refusal::new(
+        Reason::FirstInstall,
+        format!("{object} may not be created: nobody approved a workload of this name"),
+        format!(
+            "{} wants an Upgrade even for a first install (`spec.firstInstall: Upgrade`), and the \
+             ledger of the namespace has no entry for it",
+            policy_names(&strict)
+        ),
+        "this version approves changes of images and not first installs: set \
+         `spec.firstInstall: Allow` while it is created",
+    )
+    .run(format!("kubectl edit upgradepolicy {}", strict.first().map_or("", |p| p.name.as_str())))
+    .into()
+}
+
+/// The refusal for pods that would fall into the selector of a governed workload and run other
+/// images than that one: its Services would send them traffic, its ReplicaSet adopt them.
+pub fn intrusion(place: &Place<'_>, new: &Workload<'_>) -> Option<Refusal> {
+    // Without pod labels nothing can be selected; most requests end here.
+    if new.pod_labels.is_empty() {
+        return None;
+    }
+    let taken = |entry: &&LedgerEntry| {
+        let selector = entry.selector.as_ref().filter(|s| !s.is_empty());
+        let other = entry.kind != new.kind || entry.name != new.name;
+        other && selector.is_some_and(|s| s.matches(&new.pod_labels)) && !new.runs(entry)
+    };
+    let entry = place.view.entries().find(taken)?;
+    let owner = format!("{} {}", entry.kind, entry.name);
+    Some(
+        Refusal::new(
+            Reason::SelectorTaken,
+            format!(
+                "{} {}/{}: its pods would count as those of {owner}",
+                new.kind, place.namespace, new.name
+            ),
+            format!(
+                "their labels match the selector of {owner}, which was approved to run {}",
+                images(entry)
+            ),
+            format!("give the pods other labels, or change the images of {owner} by an Upgrade"),
+        )
+        .run(format!("kubectl get {} {} -n {} -o jsonpath='{{.spec.selector}}'",
+            entry.kind.resource(), entry.name, place.namespace)),
+    )
+}
+
+fn mismatch(place: &Place<'_>, new: &Workload<'_>, entry: &LedgerEntry, by: &str) -> Refusal {
+    let images: Vec<_> =
+        new.images.iter().map(|i| format!("`{}` {}", i.container, i.image)).collect();
+    let refusal = Refusal::new(
+        Reason::LedgerMismatch,
+        format!(
+            "{} {}/{} may not be created with {}",
+            new.kind,
+            place.namespace,
+            new.name,
+            images.join(", ")
+        ),
+        format!("{by} governs it, and it was last approved with {}", self::images(entry)),
+        "create it with the approved images, then start an Upgrade to the others: deleting and \
+         creating a workload is no way to change its images",
+    );
+    if let Some(open) = place.view.open_upgrade(new.kind, &new.name) {
+        let why = format!("{}; {} is under way", refusal.why, waiting(open));
+        let command = format!("kubectl upgrade status {} -n {}", open.name, place.namespace);
+        return Refusal { why, ..refusal }.run(command);
+    }
+    if new.kind != WorkloadKind::Deployment {
+        return refusal.run(format!("kubectl get upgradeledger ledger -n {} -o yaml", place.namespace));
+    }
+    refusal.run(format!("kubectl upgrade start deploy/{} --image CONTAINER=IMAGE -n {}",
+        new.name, place.namespace))
+}
+
+fn reserved(place: &Place<'_>, new: &Workload<'_>, upgrade: &str) -> Refusal {
+    Refusal::new(
+        Reason::LabelReserved,
+        format!(
+            "{} {}/{} may not be created with the label {IN_FLIGHT_LABEL}={upgrade}",
+            new.kind, place.namespace, new.name
+        ),
+        "the upgrade controller alone sets that label, while an Upgrade is in flight",
+        "create it without the label; a saved manifest of an object in flight carries it",
+    )
+    .run(format!("kubectl upgrade status {upgrade} -n {}", place.namespace))
+}
+
+fn images(entry: &LedgerEntry) -> String {
+    let all: Vec<_> =
+        entry.images.iter().map(|i| format!("`{}` {}", i.container, i.image)).collect();
+    all.join(", ")
+}

@@ -1,0 +1,250 @@
+//! An image of a workload changes.
+
+use super::decide::{Place, Verdict};
+use super::question::{ImagesTopic, Question, Topic, UpgradeRef};
+use super::refusal::{Reason, Refusal};
+use super::snapshot::{PolicyView, UpgradeView};
+use super::workload::{ImageDelta, Workload, deltas};
+use super::create;
+use crate::api::status::Phase;
+use crate::api::upgrade::{ImageChange, WorkloadTarget};
+use crate::api::{Upgrade, WorkloadKind};
+use crate::image::same;
+use std::fmt::Write;
+
+/// An UPDATE in a governed namespace that changes images, and is no tampering with an object in
+/// flight.
+pub fn decide(place: &Place<'_>, old: &Workload<'_>, new: &Workload<'_>) -> Verdict {
+    let policies = place.governing(Some(old), new);
+    if policies.is_empty() {
+        return create::intrusion(place, new).map_or(Verdict::Allow, Verdict::from);
+    }
+    if place.own && let Some(upgrade) = new.in_flight() {
+        return question(place, old, new, upgrade).into();
+    }
+    let in_flight = old.in_flight().or(new.in_flight());
+    let approved = place.view.entry(new.kind, &new.name).is_some_and(|e| new.runs(e));
+    if in_flight.is_none() && approved {
+        return Verdict::Allow;
+    }
+    refuse(place, &policies, new, &deltas(&old.images, &new.images)).into()
+}
+
+fn question(place: &Place<'_>, old: &Workload<'_>, new: &Workload<'_>, upgrade: &str) -> Question {
+    Question {
+        upgrade: Some(UpgradeRef { namespace: place.namespace.into(), name: upgrade.to_owned() }),
+        access: Vec::new(),
+        topic: Topic::Images(ImagesTopic {
+            kind: new.kind,
+            namespace: place.namespace.to_owned(),
+            name: new.name.to_string(),
+            upgrade: upgrade.to_owned(),
+            deltas: deltas(&old.images, &new.images),
+            may_go_forward: new.is_held_back() || new.recreates(),
+        }),
+    }
+}
+
+/// Nobody but an Upgrade changes images; this says how to get one.
+fn refuse(
+    place: &Place<'_>,
+    policies: &[&PolicyView],
+    new: &Workload<'_>,
+    deltas: &[ImageDelta],
+) -> Refusal {
+    let what = format!(
+        "{} {}/{}: no approved Upgrade covers {}",
+        new.kind,
+        place.namespace,
+        new.name,
+        describe(deltas)
+    );
+    let governed = format!("{} governs this workload", policy_names(policies));
+    if let Some(open) = place.view.open_upgrade(new.kind, &new.name) {
+        return Refusal::new(
+            Reason::UpgradeRequired,
+            what,
+            format!("{governed}, and {} has it", waiting(open)),
+            "its images change when that Upgrade moves; for other images end it first and start \
+             another",
+        )
+        .run(format!("kubectl upgrade status {} -n {}", open.name, place.namespace));
+    }
+    if new.kind != WorkloadKind::Deployment {
+        return other_kind(what, &governed, policies, new.kind);
+    }
+    if deltas.iter().any(|d| d.from.is_none() || d.to.is_none()) {
+        let help = "an Upgrade of this version changes images and neither adds nor removes \
+                    containers: make that change while no policy selects the workload";
+        return Refusal::new(Reason::UpgradeRequired, what, governed, help)
+            .run(format!("kubectl edit upgradepolicy {}", first(policies)));
+    }
+    Refusal::new(
+        Reason::UpgradeRequired,
+        what,
+        governed,
+        "start an Upgrade; it makes this change once it is approved",
+    )
+    .run(start_command(place.namespace, &new.name, deltas))
+}
+
+fn other_kind(what: String, governed: &str, policies: &[&PolicyView], kind: WorkloadKind) -> Refusal {
+    let help = match kind {
+        WorkloadKind::ReplicaSet | WorkloadKind::Pod => format!(
+            "if a Deployment owns it, upgrade the Deployment; otherwise leave {kind} out of the \
+             policy's `spec.workloads.kinds`, for this version upgrades Deployments only"
+        ),
+        _ => format!(
+            "this version upgrades Deployments only; to change a {kind} by other means leave \
+             {kind} out of the policy's `spec.workloads.kinds`"
+        ),
+    };
+    Refusal::new(Reason::UpgradeRequired, what, governed, help)
+        .run(format!("kubectl edit upgradepolicy {}", first(policies)))
+}
+
+/// Ends the question of our own controller's image change, with the Upgrade as it is now.
+pub fn confirm(topic: &ImagesTopic, live: &Upgrade) -> Result<(), Box<Refusal>> {
+    let phase = live.status.as_ref().map(|s| s.phase).unwrap_or_default();
+    let object = format!("{} {}/{}", topic.kind, topic.namespace, topic.name);
+    let refuse = |reason, why: String, help: &str| {
+        let what = format!(
+            "{object}: Upgrade {} does not cover {}",
+            topic.upgrade,
+            describe(&topic.deltas)
+        );
+        Err(Box::new(Refusal::new(reason, what, why, help).run(format!(
+            "kubectl upgrade status {} -n {}",
+            topic.upgrade, topic.namespace
+        ))))
+    };
+    if !phase.is_in_flight() {
+        let why = format!("it is {phase}");
+        return refuse(Reason::WrongPhase, why, "images change while an Upgrade is in flight only");
+    }
+    let mut mine = targets_with_strategy(live, topic).peekable();
+    if mine.peek().is_none() {
+        let why = format!("none of its stages lists {} {}", topic.kind, topic.name);
+        return refuse(Reason::NotCovered, why, "an approval covers the listed workloads only");
+    }
+    let covering = mine.find_map(|(t, canary)| direction(t, &topic.deltas).map(|d| (d, canary)));
+    let Some((direction, canary)) = covering else {
+        let why = "its stages name other images for this workload".to_owned();
+        return refuse(Reason::NotCovered, why, "an approval covers the listed images only");
+    };
+    if direction == Direction::Back {
+        return Ok(());
+    }
+    if phase == Phase::RollingBack || live.metadata.deletion_timestamp.is_some() {
+        let why = "it is being taken back".to_owned();
+        return refuse(Reason::WrongPhase, why, "only its old images may be written now");
+    }
+    if canary && !topic.may_go_forward {
+        let why = "a canary's template comes with minReadySeconds 2147483646 and \
+                   progressDeadlineSeconds 2147483647 in the same write, and these are missing"
+            .to_owned();
+        let help = "without them the rollout would go to 100 % at once";
+        return refuse(Reason::NotHeldBack, why, help);
+    }
+    Ok(())
+}
+
+fn targets_with_strategy<'a>(
+    live: &'a Upgrade,
+    topic: &'a ImagesTopic,
+) -> impl Iterator<Item = (&'a WorkloadTarget, bool)> {
+    let stages = live.spec.stages.iter().filter_map(|s| s.workloads.as_ref());
+    stages.flat_map(move |stage| {
+        let mine = |t: &&WorkloadTarget| t.kind == topic.kind && t.name == topic.name;
+        let canary = stage.strategy.canary.is_some();
+        stage.targets.iter().filter(mine).map(move |t| (t, canary))
+    })
+}
+
+/// Which way along its plan a workload goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Forward,
+    Back,
+}
+
+/// The one way that all the changes go, if the target names every one of them.
+fn direction(target: &WorkloadTarget, deltas: &[ImageDelta]) -> Option<Direction> {
+    let all = |way: Direction| {
+        deltas.iter().all(|d| target.images.iter().any(|change| goes(change, d, way)))
+    };
+    if all(Direction::Forward) {
+        Some(Direction::Forward)
+    } else {
+        all(Direction::Back).then_some(Direction::Back)
+    }
+}
+
+fn goes(change: &ImageChange, delta: &ImageDelta, way: Direction) -> bool {
+    let (from, to) = match way {
+        Direction::Forward => (&change.from, &change.to),
+        Direction::Back => (&change.to, &change.from),
+    };
+    change.container == delta.container
+        && delta.from.as_ref().is_some_and(|i| same(i, from))
+        && delta.to.as_ref().is_some_and(|i| same(i, to))
+}
+
+/// The changes, for people: "`web` web:v1 -> web:v2, `log` gone".
+pub fn describe(deltas: &[ImageDelta]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = String::new();
+    for d in deltas.iter().take(SHOWN) {
+        let comma = if text.is_empty() { "container" } else { "," };
+        let _ = match (&d.from, &d.to) {
+            (Some(from), Some(to)) => {
+                write!(text, "{comma} `{}` {} -> {}", d.container, plain(from), plain(to))
+            }
+            (None, Some(to)) => write!(text, "{comma} `{}` added with {}", d.container, plain(to)),
+            (Some(from), None) => {
+                write!(text, "{comma} `{}` removed (was {})", d.container, plain(from))
+            }
+            (None, None) => Ok(()),
+        };
+    }
+    if deltas.len() > SHOWN {
+        let _ = write!(text, " and {} more", deltas.len() - SHOWN);
+    }
+    text
+}
+
+/// Text of somebody else's choice without control characters: it ends up in terminals.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(256).collect()
+}
+
+/// The command that starts the Upgrade for these changes.
+fn start_command(namespace: &str, name: &str, deltas: &[ImageDelta]) -> String {
+    let mut command = format!("kubectl upgrade start deploy/{name}");
+    for d in deltas {
+        if let Some(to) = &d.to {
+            let _ = write!(command, " --image {}={}", d.container, plain(to));
+        }
+    }
+    let _ = write!(command, " -n {namespace}");
+    command
+}
+
+/// "Upgrade web-v2 (Paused: waits for promote)".
+pub fn waiting(upgrade: &UpgradeView) -> String {
+    match upgrade.message.as_str() {
+        "" => format!("Upgrade {} ({})", upgrade.name, upgrade.phase),
+        message => format!("Upgrade {} ({}: {message})", upgrade.name, upgrade.phase),
+    }
+}
+
+/// "policy `a`" or "policies `a`, `b`".
+pub fn policy_names(policies: &[&PolicyView]) -> String {
+    let names: Vec<_> = policies.iter().map(|p| format!("`{}`", p.name)).collect();
+    let noun = if names.len() == 1 { "policy" } else { "policies" };
+    format!("{noun} {}", names.join(", "))
+}
+
+fn first<'a>(policies: &[&'a PolicyView]) -> &'a str {
+    policies.first().map_or("", |p| p.name.as_str())
+}

@@ -1,0 +1,155 @@
+//! What must be read live before a request may pass.
+
+use super::review::Review;
+use super::workload::ImageDelta;
+use crate::api::{Decision, Identity, Upgrade, WorkloadKind};
+
+/// What must be read live, and what it is for. [`super::confirm`] ends it.
+#[derive(Debug, PartialEq)]
+pub struct Question {
+    /// The Upgrade to read.
+    pub upgrade: Option<UpgradeRef>,
+    /// Rights that the requesting user must have, all of them.
+    pub access: Vec<AccessNeed>,
+    pub(super) topic: Topic,
+}
+
+/// Name of an Upgrade.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpgradeRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// The attributes of one SubjectAccessReview for the requesting user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Verb, for instance `patch` or `approve`.
+    pub verb: &'static str,
+    /// API group.
+    pub group: &'static str,
+    /// Resource, plural.
+    pub resource: &'static str,
+    /// Namespace.
+    pub namespace: String,
+    /// Name; absent means every object of the namespace.
+    pub name: Option<String>,
+}
+
+/// A right that is needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessNeed {
+    /// Exactly this one.
+    One(Access),
+    /// This one, or every one of the others: a right to the whole namespace, else to each name.
+    WholeOrEach {
+        /// The right to all objects of the namespace; asked first.
+        whole: Access,
+        /// The rights by name; asked only when the first is missing.
+        each: Vec<Access>,
+    },
+}
+
+/// Answer to one [`AccessNeed`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Granted {
+    /// The user has it.
+    Yes,
+    /// The user lacks these.
+    No(Vec<Access>),
+    /// It could not be found out.
+    Failed(String),
+}
+
+/// Answer to "read this Upgrade".
+#[derive(Debug)]
+pub enum Live {
+    /// Nothing was asked.
+    NotAsked,
+    /// This is what the API server has.
+    Found(Box<Upgrade>),
+    /// There is none of this name.
+    Missing,
+    /// It could not be read.
+    Failed(String),
+}
+
+/// Everything a [`Question`] asked for.
+#[derive(Debug)]
+pub struct Answers {
+    /// The Upgrade.
+    pub upgrade: Live,
+    /// One answer for each of [`Question::access`], in order.
+    pub access: Vec<Granted>,
+}
+
+/// What the question is about, kept for the end.
+#[derive(Debug, PartialEq)]
+pub(super) enum Topic {
+    /// Our own controller changes images of a workload in flight.
+    Images(ImagesTopic),
+    /// Rights alone decide.
+    Rights {
+        /// What the user wants, for the refusal: "start Upgrade shop/web-v2".
+        what: String,
+        /// Who asks.
+        username: String,
+    },
+    /// Somebody approves or rejects.
+    Approval(ApprovalTopic),
+}
+
+/// Our own controller changes images of a workload in flight.
+#[derive(Debug, PartialEq)]
+pub(super) struct ImagesTopic {
+    pub kind: WorkloadKind,
+    pub namespace: String,
+    pub name: String,
+    pub upgrade: String,
+    pub deltas: Vec<ImageDelta>,
+    /// New pods are held back, or the workload replaces all pods at once anyway.
+    pub may_go_forward: bool,
+}
+
+/// Somebody approves or rejects.
+#[derive(Debug, PartialEq)]
+pub(super) struct ApprovalTopic {
+    pub namespace: String,
+    pub upgrade: String,
+    pub uid: Option<String>,
+    pub plan_hash: String,
+    pub decision: Decision,
+    pub approver: Identity,
+}
+
+impl Access {
+    /// A verb on one Upgrade.
+    pub(super) fn upgrade(verb: &'static str, namespace: &str, name: &str) -> Self {
+        Self {
+            verb,
+            group: crate::api::GROUP,
+            resource: "upgrades",
+            namespace: namespace.to_owned(),
+            name: Some(name.to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` on {}.{}", self.verb, self.resource, self.group)?;
+        match &self.name {
+            Some(name) => write!(f, "/{name} in namespace {}", self.namespace),
+            None => write!(f, " in namespace {}", self.namespace),
+        }
+    }
+}
+
+impl Review<'_> {
+    /// Name of the requested object, for messages.
+    pub(super) fn named(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}

@@ -1,0 +1,227 @@
+//! Upgrades: who starts, steers and deletes them.
+
+use super::decide::{Verdict, not_ready};
+use super::identities;
+use super::images::waiting;
+use super::question::{Access, AccessNeed, Question, Topic};
+use super::refusal::{Reason, Refusal};
+use super::review::{Change, Operation, Review};
+use super::snapshot::{Snapshot, targets};
+use crate::api::upgrade::Control;
+use crate::api::{Identity, Upgrade};
+
+/// Finalizer that keeps an Upgrade until the guarded fields of its workloads are put back.
+pub const RESTORE_FINALIZER: &str = "kubectl-upgrade.dev/restore";
+
+/// A write to an Upgrade or its status.
+pub fn decide(snapshot: &Snapshot, review: &Review<'_>, change: &Change<Upgrade>) -> Verdict {
+    if snapshot.is_own(&review.user.username) {
+        return Verdict::Allow;
+    }
+    if review.subresource == "status" {
+        return status(review).into();
+    }
+    match (review.operation, &change.old, &change.new) {
+        (Operation::Create, _, Some(new)) => create(snapshot, review, new),
+        (Operation::Update, Some(old), Some(new)) => update(review, old, new),
+        (Operation::Delete, Some(old), _) => delete(review, old),
+        (Operation::Delete, None, _) => unread(review).into(),
+        _ => Verdict::Allow,
+    }
+}
+
+fn status(review: &Review<'_>) -> Refusal {
+    Refusal::new(
+        Reason::ControllerOnly,
+        format!("the status of Upgrade {} is written by the upgrade controller alone", review.named()),
+        format!("`{}` asked, and the status says what was approved and done", review.user.username),
+        "an Upgrade is steered by its verbs: pause, resume, promote, abort, retry, approve, reject",
+    )
+    .run(format!("kubectl upgrade status {} -n {}", review.name, review.namespace))
+}
+
+fn create(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade) -> Verdict {
+    let object = format!("Upgrade {}/{}", review.namespace, name(review, new));
+    if let Err(refusal) = identity(review, new.spec.requester.as_ref(), &object, "spec.requester") {
+        return refusal.into();
+    }
+    if !snapshot.synced() {
+        return not_ready(&format!("{object} cannot be created now")).into();
+    }
+    for target in targets(new) {
+        let busy = |u: &&super::snapshot::UpgradeView| {
+            u.is_open() && u.name != name(review, new) && u.has(target.kind, &target.name)
+        };
+        if let Some(other) = snapshot.upgrades(&review.namespace).find(busy) {
+            return Refusal::new(
+                Reason::WorkloadBusy,
+                format!("{object} may not be created: {} {} has an Upgrade already", target.kind, target.name),
+                format!("{} is not over", waiting(other)),
+                "a workload is in one Upgrade at a time: wait for it to end, or abort it",
+            )
+            .run(format!("kubectl upgrade status {} -n {}", other.name, review.namespace))
+            .into();
+        }
+    }
+    // What the Upgrade will do, its requester could have done by hand: patch every target.
+    let patch = |name: Option<String>| Access {
+        verb: "patch",
+        group: "apps",
+        resource: "deployments",
+        namespace: review.namespace.to_string(),
+        name,
+    };
+    let mut names: Vec<_> = targets(new).map(|t| t.name.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    Question {
+        upgrade: None,
+        access: vec![AccessNeed::WholeOrEach {
+            whole: patch(None),
+            each: names.into_iter().map(|n| patch(Some(n))).collect(),
+        }],
+        topic: rights(review, format!("create {object}")),
+    }
+    .into()
+}
+
+fn update(review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Verdict {
+    if let Some(refusal) = finalizer(review, old, new) {
+        return refusal.into();
+    }
+    let none = Control::default();
+    let (was, is) = (
+        old.spec.control.as_ref().unwrap_or(&none),
+        new.spec.control.as_ref().unwrap_or(&none),
+    );
+    let verbs = [
+        ("pause", old.spec.paused != new.spec.paused),
+        ("abort", was.abort != is.abort),
+        ("promote", was.promote != is.promote),
+        ("retry", was.retry != is.retry),
+    ];
+    let wanted: Vec<_> = verbs.into_iter().filter(|(_, changed)| *changed).map(|(v, _)| v).collect();
+    if wanted.is_empty() {
+        return Verdict::Allow;
+    }
+    verbs_on(review, name(review, new), &wanted).into()
+}
+
+fn delete(review: &Review<'_>, old: &Upgrade) -> Verdict {
+    let in_flight = old.status.as_ref().is_some_and(|s| s.phase.is_in_flight());
+    if !in_flight || identities::collects_garbage(&review.user.username) {
+        return Verdict::Allow;
+    }
+    verbs_on(review, name(review, old), &["abort"]).into()
+}
+
+fn verbs_on(review: &Review<'_>, name: &str, verbs: &[&'static str]) -> Question {
+    let access = |verb| AccessNeed::One(Access::upgrade(verb, &review.namespace, name));
+    Question {
+        upgrade: None,
+        access: verbs.iter().copied().map(access).collect(),
+        topic: rights(review, format!("{} Upgrade {}/{name}", verbs.join(" and "), review.namespace)),
+    }
+}
+
+fn finalizer(review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Option<Refusal> {
+    let has = |u: &Upgrade| {
+        u.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == RESTORE_FINALIZER))
+    };
+    let phase = old.status.as_ref().map(|s| s.phase).unwrap_or_default();
+    if !phase.is_in_flight() || !has(old) || has(new) {
+        return None;
+    }
+    let name = name(review, old);
+    let refusal = Refusal::new(
+        Reason::FinalizerGuarded,
+        format!("the finalizer {RESTORE_FINALIZER} of Upgrade {}/{name} may not be removed", review.namespace),
+        format!("it is {phase}: without the finalizer its workloads would keep the guarded fields for good"),
+        "abort it; the controller removes the finalizer when everything is put back",
+    );
+    Some(refusal.run(format!("kubectl upgrade abort {name} -n {}", review.namespace)))
+}
+
+/// Whether an identity field says who asks; admission stamps it, so it differs only when the
+/// stamping webhook did not answer.
+pub fn identity(
+    review: &Review<'_>,
+    written: Option<&Identity>,
+    object: &str,
+    field: &str,
+) -> Result<(), Refusal> {
+    let user = &review.user;
+    let why = match written {
+        Some(identity) if user.is(identity) => return Ok(()),
+        Some(identity) => {
+            format!("{field} says `{}`, and `{}` asked", identity.username, user.username)
+        }
+        None => format!("{field} was not stamped: the mutating webhook did not answer"),
+    };
+    let what = format!("{object} does not say who asks for it");
+    let help = "leave the field out and try again: it is stamped at admission";
+    let run = "kubectl get mutatingwebhookconfiguration kubectl-upgrade";
+    Err(Refusal::new(Reason::IdentityMismatch, what, why, help).run(run))
+}
+
+/// An Upgrade that a request names does not exist.
+pub fn missing(namespace: &str, name: &str) -> Refusal {
+    Refusal::new(
+        Reason::UpgradeNotFound,
+        format!("there is no Upgrade {namespace}/{name}"),
+        "the API server was asked just now",
+        "check the name and the namespace; what a deleted Upgrade covered is covered no more",
+    )
+    .run(format!("kubectl upgrade status -n {namespace}"))
+}
+
+fn unread(review: &Review<'_>) -> Refusal {
+    let what = format!("Upgrade {} may not be deleted", review.named());
+    let why = "the request does not say what it is";
+    Refusal::new(Reason::Malformed, what, why, "try again; the API server sends the old object")
+}
+
+fn rights(review: &Review<'_>, what: String) -> Topic {
+    Topic::Rights { what, username: review.user.username.to_string() }
+}
+
+/// The name, also of an object that the request does not name (`generateName`).
+fn name<'a>(review: &'a Review<'_>, object: &'a Upgrade) -> &'a str {
+    match object.metadata.name.as_deref() {
+        Some(name) if !name.is_empty() => name,
+        _ => &review.name,
+    }
+}
+
+impl Topic {
+    /// The refusal for rights that the user lacks.
+    pub(super) fn lacks(&self, missing: &[Access]) -> Refusal {
+        let (what, username) = match self {
+            Self::Rights { what, username } => (what.clone(), username.as_str()),
+            Self::Approval(a) => (
+                format!("say {:?} to Upgrade {}/{}", a.decision, a.namespace, a.upgrade),
+                a.approver.username.as_str(),
+            ),
+            Self::Images(i) => (format!("change {} {}/{}", i.kind, i.namespace, i.name), ""),
+        };
+        let list: Vec<_> = missing.iter().take(5).map(ToString::to_string).collect();
+        let more = if missing.len() > 5 { ", and more" } else { "" };
+        let refusal = Refusal::new(
+            Reason::AccessDenied,
+            format!("`{username}` may not {what}"),
+            format!("a SubjectAccessReview says no to {}{more}", list.join(", ")),
+            "an administrator grants it by a Role and RoleBinding; it counts from the next request",
+        );
+        match missing.first() {
+            Some(a) => refusal.run(format!(
+                "kubectl auth can-i {} {}.{}{} -n {}",
+                a.verb,
+                a.resource,
+                a.group,
+                a.name.as_ref().map(|n| format!("/{n}")).unwrap_or_default(),
+                a.namespace
+            )),
+            None => refusal,
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! What a decision needs of an object that carries images, borrowed from the request's bytes.
+
+use super::snapshot::Labels;
+use crate::api::{IN_FLIGHT_LABEL, LedgerEntry, WorkloadKind};
+use crate::image::same;
+use k8s_openapi::api::apps::v1::DeploymentStrategy;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// `minReadySeconds` of a canary that is held back: its pods never become available (the largest
+/// value that the native controller accepts below the deadline).
+pub const HELD_MIN_READY_SECONDS: i64 = 2_147_483_646;
+/// `progressDeadlineSeconds` of a canary that is held back: the native controller never gives up.
+pub const HELD_PROGRESS_DEADLINE_SECONDS: i64 = 2_147_483_647;
+
+/// An object that carries images.
+#[derive(Debug)]
+pub struct Workload<'a> {
+    /// Kind of the object.
+    pub kind: WorkloadKind,
+    /// `metadata.name`
+    pub name: Cow<'a, str>,
+    /// `metadata.labels`
+    pub labels: Labels,
+    /// Labels of its pods.
+    pub pod_labels: Labels,
+    /// Images of containers, init containers, ephemeral containers and image volumes, in the
+    /// order of container names.
+    pub images: Vec<Image<'a>>,
+    /// The pod template, or a Pod's spec.
+    pub template: Option<&'a RawValue>,
+    /// The fields that the controller guards in flight.
+    pub guarded: Guarded,
+}
+
+/// Image of one container.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Image<'a> {
+    /// Name of the container, or `volume:NAME`.
+    pub container: Cow<'a, str>,
+    /// The image as it is written.
+    pub image: Cow<'a, str>,
+}
+
+/// Fields of a Deployment that belong to the controller while an Upgrade is in flight.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Guarded {
+    /// `spec.paused`
+    pub paused: Option<bool>,
+    /// `spec.minReadySeconds`
+    pub min_ready_seconds: Option<i64>,
+    /// `spec.progressDeadlineSeconds`
+    pub progress_deadline_seconds: Option<i64>,
+    /// `spec.strategy`
+    pub strategy: Option<DeploymentStrategy>,
+}
+
+/// An image before and after; `None` where the container is new or gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageDelta {
+    /// Name of the container, or `volume:NAME`.
+    pub container: String,
+    /// Image before.
+    pub from: Option<String>,
+    /// Image after.
+    pub to: Option<String>,
+}
+
+impl<'a> Workload<'a> {
+    /// Reads an object; missing and null lists are empty lists.
+    pub fn parse(kind: WorkloadKind, raw: &'a RawValue) -> Result<Self, serde_json::Error> {
+        let object: Object<'a> = serde_json::from_str(raw.get())?;
+        let labels = object.metadata.labels.unwrap_or_default();
+        let (template, pod_labels, pod) = match kind {
+            WorkloadKind::Pod => {
+                (object.spec, labels.clone(), optional::<PodSpec<'a>>(object.spec)?)
+            }
+            _ => {
+                let spec: Spec<'a> = optional(object.spec)?.unwrap_or_default();
+                let raw = spec.template.or(spec.job_template.and_then(|j| j.spec?.template));
+                let template: Template<'a> = optional(raw)?.unwrap_or_default();
+                let labels = template.metadata.and_then(|m| m.labels).unwrap_or_default();
+                (raw, labels, template.spec)
+            }
+        };
+        let guarded = match kind {
+            WorkloadKind::Deployment => optional(object.spec)?.unwrap_or_default(),
+            _ => Guarded::default(),
+        };
+        Ok(Self {
+            kind,
+            name: object.metadata.name,
+            labels,
+            pod_labels,
+            images: pod.map(images).unwrap_or_default(),
+            template,
+            guarded,
+        })
+    }
+
+    /// The Upgrade that the object's label names.
+    pub fn in_flight(&self) -> Option<&str> {
+        self.labels.get(IN_FLIGHT_LABEL).map(String::as_str)
+    }
+
+    /// Whether its images are those of the ledger entry, container by container.
+    pub fn runs(&self, entry: &LedgerEntry) -> bool {
+        self.images.len() == entry.images.len()
+            && self.images.iter().all(|i| {
+                entry.images.iter().any(|e| e.container == i.container && same(&e.image, &i.image))
+            })
+    }
+
+    /// Whether new pods are held back: they can never become available.
+    pub fn is_held_back(&self) -> bool {
+        self.guarded.min_ready_seconds == Some(HELD_MIN_READY_SECONDS)
+            && self.guarded.progress_deadline_seconds == Some(HELD_PROGRESS_DEADLINE_SECONDS)
+    }
+
+    /// Whether all pods are replaced at once.
+    pub fn recreates(&self) -> bool {
+        self.guarded.strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("Recreate")
+    }
+}
+
+impl Guarded {
+    /// Names of the fields in which two objects differ; what the API server defaults counts as
+    /// its default.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let pairs = [
+            ("spec.paused", self.paused.unwrap_or(false) == other.paused.unwrap_or(false)),
+            (
+                "spec.minReadySeconds",
+                self.min_ready_seconds.unwrap_or(0) == other.min_ready_seconds.unwrap_or(0),
+            ),
+            (
+                "spec.progressDeadlineSeconds",
+                self.progress_deadline_seconds.unwrap_or(600)
+                    == other.progress_deadline_seconds.unwrap_or(600),
+            ),
+            ("spec.strategy", self.strategy == other.strategy),
+        ];
+        pairs.into_iter().filter(|(_, equal)| !equal).map(|(name, _)| name).collect()
+    }
+}
+
+/// Whether any image differs, or a container came or went. Allocates nothing.
+pub fn differ(old: &[Image<'_>], new: &[Image<'_>]) -> bool {
+    old.len() != new.len()
+        || old
+            .iter()
+            .zip(new)
+            .any(|(a, b)| a.container != b.container || !same(&a.image, &b.image))
+}
+
+/// Every image that differs, and every container that came or went, by container name.
+pub fn deltas(old: &[Image<'_>], new: &[Image<'_>]) -> Vec<ImageDelta> {
+    let delta = |container: &str, from: Option<&Image<'_>>, to: Option<&Image<'_>>| ImageDelta {
+        container: container.to_owned(),
+        from: from.map(|i| i.image.to_string()),
+        to: to.map(|i| i.image.to_string()),
+    };
+    let (mut i, mut j, mut found) = (0, 0, Vec::new());
+    loop {
+        match (old.get(i), new.get(j)) {
+            (None, None) => return found,
+            (Some(a), Some(b)) if a.container == b.container => {
+                if !same(&a.image, &b.image) {
+                    found.push(delta(&a.container, Some(a), Some(b)));
+                }
+                (i, j) = (i + 1, j + 1);
+            }
+            (Some(a), b) if b.is_none_or(|b| a.container < b.container) => {
+                found.push(delta(&a.container, Some(a), None));
+                i += 1;
+            }
+            (_, Some(b)) => {
+                found.push(delta(&b.container, None, Some(b)));
+                j += 1;
+            }
+            // The first guard holds whenever there is no `new` left; kept so that no loop hangs.
+            (Some(_), None) => return found,
+        }
+    }
+}
+
+/// Whether two pieces of JSON say the same; equal bytes always do.
+pub fn same_json(a: Option<&RawValue>, b: Option<&RawValue>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) if a.get() == b.get() => true,
+        (Some(a), Some(b)) => {
+            let read = |r: &RawValue| serde_json::from_str::<serde_json::Value>(r.get()).ok();
+            matches!((read(a), read(b)), (Some(a), Some(b)) if a == b)
+        }
+        _ => false,
+    }
+}
+
+fn optional<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> serde_json::Result<Option<T>> {
+    raw.map(|r| serde_json::from_str(r.get())).transpose()
+}
+
+fn images(pod: PodSpec<'_>) -> Vec<Image<'_>> {
+    let containers = [pod.containers, pod.init_containers, pod.ephemeral_containers];
+    let mut all: Vec<Image<'_>> = containers
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|c| Image { container: c.name, image: c.image.map_or(Cow::Borrowed(""), |t| t.0) })
+        .collect();
+    for volume in pod.volumes.unwrap_or_default() {
+        if let Some(image) = volume.image {
+            let reference = image.reference.map_or(Cow::Borrowed(""), |t| t.0);
+            let container = Cow::Owned(format!("volume:{}", volume.name));
+            all.push(Image { container, image: reference });
+        }
+    }
+    all.sort_unstable();
+    all
+}
+
+/// Text that is borrowed where it has no escapes, also inside an `Option`.
+#[derive(Debug, Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[derive(Deserialize)]
+struct Object<'a> {
+    #[serde(borrow)]
+    metadata: Meta<'a>,
+    #[serde(borrow, default)]
+    spec: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Meta<'a> {
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+    #[serde(default)]
+    labels: Option<Labels>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec<'a> {
+    #[serde(borrow, default)]
+    template: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    job_template: Option<JobTemplate<'a>>,
+}
+
+#[derive(Deserialize)]
+struct JobTemplate<'a> {
+    #[serde(borrow, default)]
+    spec: Option<JobSpec<'a>>,
+}
+
+#[derive(Deserialize)]
+struct JobSpec<'a> {
+    #[serde(borrow, default)]
+    template: Option<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+struct Template<'a> {
+    #[serde(default)]
+    metadata: Option<TemplateMeta>,
+    #[serde(borrow, default)]
+    spec: Option<PodSpec<'a>>,
+}
+
+#[derive(Deserialize)]
+struct TemplateMeta {
+    #[serde(default)]
+    labels: Option<Labels>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec<'a> {
+    #[serde(borrow, default)]
+    containers: Option<Vec<Container<'a>>>,
+    #[serde(borrow, default)]
+    init_containers: Option<Vec<Container<'a>>>,
+    #[serde(borrow, default)]
+    ephemeral_containers: Option<Vec<Container<'a>>>,
+    #[serde(borrow, default)]
+    volumes: Option<Vec<Volume<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct Container<'a> {
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    image: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Volume<'a> {
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    image: Option<ImageVolume<'a>>,
+}
+
+#[derive(Deserialize)]
+struct ImageVolume<'a> {
+    #[serde(borrow, default)]
+    reference: Option<Text<'a>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn raw(value: &serde_json::Value) -> Box<RawValue> {
+        RawValue::from_string(value.to_string()).expect("valid JSON")
+    }
+
+    fn pod(extra: &serde_json::Value) -> serde_json::Value {
+        let mut spec = json!({"containers": [{"name": "b", "image": "b:1"}],
+            "initContainers": [{"name": "a", "image": "a:1"}],
+            "volumes": [{"name": "v", "image": {"reference": "v:1"}}, {"name": "e", "emptyDir": {}}]});
+        for (key, value) in extra.as_object().expect("an object") {
+            spec[key] = value.clone();
+        }
+        spec
+    }
+
+    #[test]
+    fn images_are_found_in_every_kind() {
+        let template = json!({"metadata": {"labels": {"app": "x"}}, "spec": pod(&json!({}))});
+        for kind in WorkloadKind::ALL {
+            let spec = match kind {
+                WorkloadKind::Pod => pod(&json!({})),
+                WorkloadKind::CronJob => json!({"jobTemplate": {"spec": {"template": template}}}),
+                _ => json!({"template": template}),
+            };
+            let object = raw(&json!({"metadata": {"name": "w", "labels": {"app": "x"}}, "spec": spec}));
+            let w = Workload::parse(kind, &object).expect("parses");
+            let found: Vec<_> = w.images.iter().map(|i| (&*i.container, &*i.image)).collect();
+            assert_eq!(found, [("a", "a:1"), ("b", "b:1"), ("volume:v", "v:1")], "{kind}");
+            assert_eq!(w.pod_labels.get("app").map(String::as_str), Some("x"), "{kind}");
+            assert!(w.template.is_some(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn missing_and_null_lists_are_empty() {
+        for spec in [json!(null), json!({}), json!({"template": null}), json!({"template": {"spec": null}}),
+            json!({"template": {"spec": {"containers": null, "volumes": null}}})]
+        {
+            let object = raw(&json!({"metadata": {"name": "w", "labels": null}, "spec": spec}));
+            let w = Workload::parse(WorkloadKind::Deployment, &object).expect("parses");
+            assert!(w.images.is_empty());
+        }
+        assert!(Workload::parse(WorkloadKind::Pod, &raw(&json!({"spec": {"containers": 7}}))).is_err());
+        assert!(Workload::parse(WorkloadKind::Pod, &raw(&json!("text"))).is_err());
+    }
+
+    #[test]
+    fn guarded_fields_count_defaults_as_equal() {
+        let read = |v: serde_json::Value| serde_json::from_value::<Guarded>(v).expect("parses");
+        let unset = read(json!({}));
+        let set = read(json!({"paused": false, "minReadySeconds": 0, "progressDeadlineSeconds": 600}));
+        assert!(unset.differences(&set).is_empty());
+        let moved = read(json!({"paused": true, "strategy": {"rollingUpdate": {"maxSurge": "10%"}}}));
+        assert_eq!(unset.differences(&moved), ["spec.paused", "spec.strategy"]);
+    }
+
+    #[test]
+    fn json_is_compared_by_meaning() {
+        let (a, b) = (raw(&json!({"a": 1, "b": [1]})), RawValue::from_string(r#"{ "b":[1],"a":1}"#.into()).expect("valid"));
+        assert!(same_json(Some(&a), Some(&b)));
+        assert!(!same_json(Some(&a), None));
+        assert!(!same_json(Some(&a), Some(&raw(&json!({"a": 1, "b": [2]})))));
+    }
+
+    fn set() -> impl Strategy<Value = std::collections::BTreeMap<String, String>> {
+        proptest::collection::btree_map("[a-d]", "[xyz]", 0..4)
+    }
+
+    fn list(of: &std::collections::BTreeMap<String, String>) -> Vec<Image<'_>> {
+        of.iter().map(|(c, i)| Image { container: c.into(), image: i.into() }).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn deltas_lead_from_old_to_new(old in set(), new in set()) {
+            let found = deltas(&list(&old), &list(&new));
+            prop_assert_eq!(found.is_empty(), old == new);
+            prop_assert_eq!(differ(&list(&old), &list(&new)), old != new);
+            let mut walked = old.clone();
+            for d in found {
+                prop_assert_eq!(walked.get(&d.container), d.from.as_ref());
+                match d.to {
+                    Some(to) => walked.insert(d.container, to),
+                    None => walked.remove(&d.container),
+                };
+            }
+            prop_assert_eq!(walked, new);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Apply: performs effects in order. Each is safe to repeat; the first failure ends the round, and
+//! the next round decides anew on what runs then.
+
+use super::observe::{FINALIZER, version};
+use super::watches::Context;
+use super::{ledger, status};
+use jiff::Timestamp;
+use json_patch::Patch as JsonPatch;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::{Event as KubeEvent, EventType};
+use kube::{Resource, ResourceExt};
+use serde_json::{Value, json};
+use std::sync::{Arc, PoisonError};
+use tracing::{info, warn};
+use upgrade_core::api::{FIELD_MANAGER, IN_FLIGHT_LABEL, Upgrade, WorkloadKind};
+use upgrade_core::engine::effect::{Effect, Event, WorkloadPatch};
+
+/// Why an effect could not be performed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The API server refused or could not be reached.
+    #[error("{what}: {source}")]
+    Api {
+        /// What was tried.
+        what: String,
+        /// What the API server said.
+        source: Box<kube::Error>,
+    },
+    /// An operation of ours is no JSON patch: a bug.
+    #[error("malformed patch: {0}")]
+    Patch(#[from] serde_json::Error),
+}
+
+impl ApplyError {
+    fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Api { what, source: Box::new(source) }
+    }
+
+    /// Somebody else wrote in between: not a failure, only a reason to look again.
+    pub fn is_conflict(&self) -> bool {
+        match self {
+            Self::Api { source, .. } => match source.as_ref() {
+                kube::Error::Api(s) => s.is_conflict() || s.is_not_found() || is_failed_test(s),
+                _ => false,
+            },
+            Self::Patch(_) => false,
+        }
+    }
+}
+
+/// A JSON patch whose `test` failed is answered with 422 and this text.
+fn is_failed_test(status: &kube::core::Status) -> bool {
+    status.code == 422 && status.message.contains("test failed")
+}
+
+/// Performs the effects; returns when to look again.
+pub async fn perform(context: &Context, upgrade: &Arc<Upgrade>, effects: Vec<Effect>) -> Result<Option<Timestamp>, ApplyError> {
+    let namespace = upgrade.namespace().unwrap_or_default();
+    let mut again = None;
+    for effect in effects {
+        match effect {
+            Effect::Patch(patch) => patch_workload(context, &namespace, patch).await?,
+            Effect::Release { kind, name, uid } => release(context, &namespace, kind, &name, &uid).await?,
+            Effect::Record { kind, name } => {
+                ledger::record(context, &namespace, kind, &name, &upgrade.name_any())
+                    .await
+                    .map_err(ApplyError::api(format!("ledger entry of {name}")))?;
+            }
+            Effect::Event(event) => publish(context, upgrade, event).await,
+            Effect::Hold => set_finalizer(context, upgrade, true).await?,
+            Effect::LetGo => set_finalizer(context, upgrade, false).await?,
+            Effect::RequeueAt(at) => again = Some(at),
+        }
+    }
+    Ok(again)
+}
+
+async fn patch_workload(context: &Context, namespace: &str, patch: WorkloadPatch) -> Result<(), ApplyError> {
+    let api: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
+    let body: JsonPatch = serde_json::from_value(Value::Array(patch.operations))?;
+    let what = format!("{}/{}: {}", patch.kind.resource(), patch.name, patch.why);
+    let written = api
+        .patch(&patch.name, &params(), &Patch::<()>::Json(body))
+        .await
+        .map_err(ApplyError::api(what.clone()))?;
+    note(context, &written);
+    info!(namespace, "{what}");
+    Ok(())
+}
+
+/// The one metadata write at the end: our label and our managedFields entries go, whatever else
+/// there is stays. Read live, for entries of others must not be lost.
+async fn release(context: &Context, namespace: &str, kind: WorkloadKind, name: &str, uid: &str) -> Result<(), ApplyError> {
+    let api: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
+    let what = format!("{}/{name}: take our marks off", kind.resource());
+    let Some(found) = api.get_opt(name).await.map_err(ApplyError::api(what.clone()))? else { return Ok(()) };
+    if found.uid().as_deref() != Some(uid) {
+        return Ok(());
+    }
+    let others: Vec<_> = found
+        .managed_fields()
+        .iter()
+        .filter(|f| f.manager.as_deref() != Some(FIELD_MANAGER))
+        .cloned()
+        .collect();
+    let mut operations = vec![
+        json!({"op": "test", "path": "/metadata/resourceVersion", "value": found.resource_version()}),
+        json!({"op": "add", "path": "/metadata/managedFields", "value": others}),
+    ];
+    if found.labels().contains_key(IN_FLIGHT_LABEL) {
+        let path = if found.labels().len() == 1 {
+            "/metadata/labels".to_owned()
+        } else {
+            format!("/metadata/labels/{}", IN_FLIGHT_LABEL.replace('/', "~1"))
+        };
+        operations.push(json!({"op": "remove", "path": path}));
+    }
+    let body: JsonPatch = serde_json::from_value(Value::Array(operations))?;
+    let written =
+        api.patch(name, &params(), &Patch::<()>::Json(body)).await.map_err(ApplyError::api(what))?;
+    note(context, &written);
+    Ok(())
+}
+
+fn params() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+}
+
+/// Remembers how new our own write is.
+fn note(context: &Context, written: &Deployment) {
+    if let Some(uid) = written.uid() {
+        context.written.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, version(written));
+    }
+}
+
+async fn set_finalizer(context: &Context, upgrade: &Arc<Upgrade>, on: bool) -> Result<(), ApplyError> {
+    let namespace = upgrade.namespace().unwrap_or_default();
+    let api: Api<Upgrade> = Api::namespaced(context.client.clone(), &namespace);
+    let mut finalizers: Vec<String> =
+        upgrade.finalizers().iter().filter(|f| *f != FINALIZER).cloned().collect();
+    if on {
+        finalizers.push(FINALIZER.to_owned());
+    }
+    let body = json!({"metadata": {"resourceVersion": upgrade.resource_version(), "finalizers": finalizers}});
+    let written = api
+        .patch(&upgrade.name_any(), &params(), &Patch::Merge(&body))
+        .await
+        .map_err(ApplyError::api("finalizer"))?;
+    status::remember(context, &Arc::new(written));
+    Ok(())
+}
+
+/// Events are for people; that one was lost is no reason to stop an upgrade.
+async fn publish(context: &Context, upgrade: &Upgrade, event: Event) {
+    let type_ = if event.warning { EventType::Warning } else { EventType::Normal };
+    let note: String = event.note.chars().take(1000).collect();
+    let event = KubeEvent {
+        type_,
+        reason: event.reason.to_owned(),
+        // The recorder folds events that differ only in their note into one.
+        action: note.chars().take(128).collect(),
+        note: Some(note),
+        secondary: None,
+    };
+    if let Err(error) = context.recorder.publish(&event, &upgrade.object_ref(&())).await {
+        warn!(%error, "an event was lost");
+    }
+}

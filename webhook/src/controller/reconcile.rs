@@ -1,0 +1,120 @@
+//! The five steps of a round.
+
+use super::apply::{ApplyError, perform};
+use super::observe::{NotYet, observe};
+use super::status::{newest, write};
+use super::watches::{Context, Queue};
+use futures::{StreamExt, stream};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::runtime::controller::{Action, Config, applier};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{debug, warn};
+use upgrade_core::api::{Phase, Upgrade, UpgradeStatus};
+use upgrade_core::engine::plan::{Plan, PlanError};
+use upgrade_core::engine::step;
+
+/// Rounds under way at once. Each is a few reads from memory and at most a few writes.
+const CONCURRENCY: u16 = 32;
+
+/// Why a round came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum RoundError {
+    #[error(transparent)]
+    NotYet(#[from] NotYet),
+    #[error("status: {0}")]
+    Status(Box<kube::Error>),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+impl RoundError {
+    fn is_conflict(&self) -> bool {
+        match self {
+            Self::NotYet(_) => true,
+            Self::Status(error) => {
+                matches!(error.as_ref(), kube::Error::Api(s) if s.is_conflict() || s.is_not_found())
+            }
+            Self::Apply(error) => error.is_conflict(),
+        }
+    }
+}
+
+/// Works the queue until it ends.
+pub async fn run(context: Arc<Context>, queue: Queue) {
+    context.ready().await;
+    let queue = stream::unfold(queue, |mut queue| async {
+        let next = queue.recv().await?;
+        Some((Ok::<_, Infallible>(next), queue))
+    });
+    let config = Config::default().concurrency(CONCURRENCY);
+    let round = |upgrade, context| Box::pin(reconcile(upgrade, context));
+    applier(round, on_error, context.clone(), context.upgrades.clone(), Box::pin(queue), config)
+        .for_each(async |ended| {
+            if let Err(error) = ended {
+                debug!(%error, "round");
+            }
+        })
+        .await;
+}
+
+async fn reconcile(seen: Arc<Upgrade>, context: Arc<Context>) -> Result<Action, RoundError> {
+    let upgrade = newest(&context, seen);
+    // validate
+    let plan = match Plan::new(&upgrade) {
+        Ok(plan) => plan,
+        Err(error) => return refuse(&context, upgrade, &error).await,
+    };
+    // observe
+    let before = upgrade.status.clone().unwrap_or_default();
+    if before.phase.is_terminal() && settled(&upgrade, &plan, &before) {
+        context.forget_local(&kube::ResourceExt::namespace(upgrade.as_ref()).unwrap_or_default());
+        return Ok(Action::await_change());
+    }
+    let observed = observe(&context, &upgrade, &plan).await?;
+    // step
+    let now = jiff::Timestamp::now();
+    let outcome = step(&plan, &observed, &before, now);
+    // status first: it is the write-ahead log of what is applied next
+    let upgrade = write(&context, upgrade, outcome.status).await.map_err(|e| RoundError::Status(Box::new(e)))?;
+    // apply
+    let again = perform(&context, &upgrade, outcome.effects).await?;
+    Ok(again.map_or_else(Action::await_change, |at| Action::requeue(until(at))))
+}
+
+/// A terminal Upgrade with nothing left to do is not worth a round.
+fn settled(upgrade: &Upgrade, plan: &Plan, before: &UpgradeStatus) -> bool {
+    let held = upgrade.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == super::observe::FINALIZER));
+    let retry = plan.retry > before.attempt && before.phase != Phase::Completed && !plan.abort;
+    !held && !retry
+}
+
+/// A spec that cannot run says so in its status; nothing was touched.
+async fn refuse(context: &Context, upgrade: Arc<Upgrade>, error: &PlanError) -> Result<Action, RoundError> {
+    let mut status = upgrade.status.clone().unwrap_or_default();
+    if status.phase != Phase::Failed {
+        status.phase = Phase::Failed;
+        status.message = error.to_string();
+        status.observed_generation = upgrade.metadata.generation.unwrap_or(0);
+        status.completion_time = Some(Time(jiff::Timestamp::now()));
+        write(context, upgrade, status).await.map_err(|e| RoundError::Status(Box::new(e)))?;
+    }
+    Ok(Action::await_change())
+}
+
+fn until(at: jiff::Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(jiff::Timestamp::now())).unwrap_or(Duration::ZERO)
+        + Duration::from_millis(1)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the runtime's signature")]
+fn on_error(upgrade: Arc<Upgrade>, error: &RoundError, _: Arc<Context>) -> Action {
+    if error.is_conflict() {
+        // The watch that was behind wakes us up; the time is for one that was ahead of us.
+        debug!(upgrade = ?upgrade.metadata.name, %error, "looking again");
+        return Action::requeue(Duration::from_millis(200));
+    }
+    warn!(upgrade = ?upgrade.metadata.name, namespace = ?upgrade.metadata.namespace, %error, "round failed; trying again");
+    Action::requeue(Duration::from_secs(2))
+}

@@ -1,0 +1,325 @@
+//! What wakes a round up: one watch for each kind, each with its own backoff, feeding one queue.
+//!
+//! Deployments, Upgrades and approvals are watched everywhere; ReplicaSets and pods only in
+//! namespaces where an Upgrade is under way, and only the parts that the engine reads are kept.
+
+use super::Options;
+use crate::snapshot::Handle;
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{ObjectRef, Store, store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, warn};
+use upgrade_core::api::{IN_FLIGHT_LABEL, Upgrade, UpgradeApproval};
+use upgrade_core::policy::snapshot::targets;
+
+/// The queue of Upgrades to look at.
+pub type Queue = mpsc::UnboundedReceiver<ObjectRef<Upgrade>>;
+
+/// Everything a round reads from.
+pub struct Context {
+    pub client: Client,
+    pub recorder: Recorder,
+    pub snapshot: Handle,
+    pub upgrades: Store<Upgrade>,
+    pub approvals: Store<UpgradeApproval>,
+    pub deployments: Store<Deployment>,
+    pub stateful_sets: Store<StatefulSet>,
+    pub daemon_sets: Store<DaemonSet>,
+    pub cron_jobs: Store<CronJob>,
+    /// Wakes the ledger up.
+    pub ledger: Arc<Notify>,
+    /// Latest version of our own writes, for the watches may lag behind them.
+    pub written: Mutex<HashMap<String, u64>>,
+    /// Latest Upgrade as we wrote it.
+    pub latest: Mutex<HashMap<String, Arc<Upgrade>>>,
+    local: Mutex<HashMap<String, Arc<Local>>>,
+    wake: Wake,
+    tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+/// ReplicaSets and pods of one namespace.
+pub struct Local {
+    pub sets: Store<ReplicaSet>,
+    pub pods: Store<Pod>,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+/// Puts Upgrades into the queue.
+#[derive(Clone)]
+struct Wake {
+    queue: mpsc::UnboundedSender<ObjectRef<Upgrade>>,
+    upgrades: Store<Upgrade>,
+    deployments: Store<Deployment>,
+}
+
+impl Wake {
+    fn one(&self, namespace: &str, name: &str) {
+        // The queue ends with the process.
+        let _ = self.queue.send(ObjectRef::new(name).within(namespace));
+    }
+
+    /// Every Upgrade that is not over, of one namespace or of all.
+    fn open(&self, namespace: Option<&str>) {
+        for upgrade in self.upgrades.state() {
+            let here = upgrade.namespace().unwrap_or_default();
+            let over = upgrade.status.as_ref().is_some_and(|s| s.phase.is_terminal());
+            if !over && namespace.is_none_or(|n| n == here) {
+                self.one(&here, &upgrade.name_any());
+            }
+        }
+    }
+
+    /// Upgrades that a Deployment is a target of.
+    fn deployment(&self, namespace: &str, name: &str) {
+        for upgrade in self.upgrades.state() {
+            let open = upgrade.status.as_ref().is_none_or(|s| !s.phase.is_terminal());
+            if open
+                && upgrade.namespace().as_deref() == Some(namespace)
+                && targets(&upgrade).any(|t| t.name == name)
+            {
+                self.one(namespace, &upgrade.name_any());
+            }
+        }
+    }
+
+    /// The Upgrade in flight on the Deployment that controls a ReplicaSet.
+    fn replica_set(&self, set: &ReplicaSet) {
+        let namespace = set.namespace().unwrap_or_default();
+        let owner = set.owner_references().iter().find(|o| o.controller == Some(true));
+        let Some(owner) = owner else { return };
+        let reference = ObjectRef::new(&owner.name).within(&namespace);
+        let label = self.deployments.get(&reference).and_then(|d| d.labels().get(IN_FLIGHT_LABEL).cloned());
+        match label {
+            Some(upgrade) => self.one(&namespace, &upgrade),
+            None => self.deployment(&namespace, &owner.name),
+        }
+    }
+
+    fn pod(&self, pod: &Pod, sets: &Store<ReplicaSet>) {
+        let namespace = pod.namespace().unwrap_or_default();
+        let owner = pod.owner_references().iter().find(|o| o.controller == Some(true));
+        let set = owner.and_then(|o| sets.get(&ObjectRef::new(&o.name).within(&namespace)));
+        if let Some(set) = set {
+            self.replica_set(&set);
+        }
+    }
+}
+
+/// Starts the watches.
+pub fn start(options: &Options) -> (Context, Queue) {
+    let client = options.client.clone();
+    let (sender, queue) = mpsc::unbounded_channel();
+    let (upgrades, upgrade_writer) = store();
+    let (deployments, deployment_writer) = store();
+    let (approvals, approval_writer) = store();
+    let (stateful_sets, stateful_set_writer) = store();
+    let (daemon_sets, daemon_set_writer) = store();
+    let (cron_jobs, cron_job_writer) = store();
+    let wake = Wake { queue: sender, upgrades: upgrades.clone(), deployments: deployments.clone() };
+    let ledger = Arc::new(Notify::new());
+    let all = watcher::Config::default;
+    let (w, l) = (wake.clone(), ledger.clone());
+    // A workload becomes approved when an Upgrade ends: that is news for the ledger, too.
+    let upgrade = move |u: &Upgrade| {
+        w.one(&u.namespace().unwrap_or_default(), &u.name_any());
+        l.notify_one();
+    };
+    let w = wake.clone();
+    let approval = move |a: &UpgradeApproval| {
+        w.one(&a.namespace().unwrap_or_default(), &a.spec.upgrade);
+    };
+    let (w, l) = (wake.clone(), ledger.clone());
+    let deployment = move |d: &Deployment| {
+        w.deployment(&d.namespace().unwrap_or_default(), &d.name_any());
+        l.notify_one();
+    };
+    let everything = || {
+        let (w, l) = (wake.clone(), ledger.clone());
+        move || {
+            w.open(None);
+            l.notify_one();
+        }
+    };
+    let seed = || {
+        let l = ledger.clone();
+        move || l.notify_one()
+    };
+    let (a, b, c) = (seed(), seed(), seed());
+    let c1 = client.clone();
+    let tasks = vec![
+        watch(Api::all(c1.clone()), all(), upgrade_writer, drop_noise, upgrade, everything()),
+        watch(Api::all(c1.clone()), all(), approval_writer, drop_noise, approval, everything()),
+        watch(Api::all(c1.clone()), all(), deployment_writer, drop_noise, deployment, everything()),
+        watch(Api::all(c1.clone()), all(), stateful_set_writer, drop_noise, move |_: &StatefulSet| a(), seed()),
+        watch(Api::all(c1.clone()), all(), daemon_set_writer, drop_noise, move |_: &DaemonSet| b(), seed()),
+        watch(Api::all(c1), all(), cron_job_writer, drop_noise, move |_: &CronJob| c(), seed()),
+    ];
+    let reporter = Reporter { controller: "kubectl-upgrade".to_owned(), instance: Some(options.identity.clone()) };
+    let context = Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        client,
+        snapshot: options.snapshot.clone(),
+        upgrades,
+        approvals,
+        deployments,
+        stateful_sets,
+        daemon_sets,
+        cron_jobs,
+        ledger,
+        written: Mutex::default(),
+        latest: Mutex::default(),
+        local: Mutex::default(),
+        wake,
+        tasks,
+    };
+    (context, queue)
+}
+
+impl Context {
+    /// Waits until everything that is watched everywhere has been listed.
+    pub async fn ready(&self) {
+        debug!(watches = self.tasks.len(), "waiting for the first lists");
+        let _ = tokio::join!(
+            self.upgrades.wait_until_ready(),
+            self.approvals.wait_until_ready(),
+            self.deployments.wait_until_ready(),
+        );
+    }
+
+    /// Waits until everything that the ledger reads has been listed.
+    pub async fn ledger_ready(&self) {
+        let _ = tokio::join!(
+            self.deployments.wait_until_ready(),
+            self.stateful_sets.wait_until_ready(),
+            self.daemon_sets.wait_until_ready(),
+            self.cron_jobs.wait_until_ready(),
+        );
+    }
+
+    /// ReplicaSets and pods of a namespace, once they have been listed.
+    pub async fn local(&self, namespace: &str) -> Arc<Local> {
+        let local = {
+            let mut all = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(namespace.to_owned()).or_insert_with(|| Arc::new(self.watch_local(namespace))).clone()
+        };
+        let _ = tokio::join!(local.sets.wait_until_ready(), local.pods.wait_until_ready());
+        local
+    }
+
+    /// Ends the watches of namespaces where nothing is under way any more.
+    pub fn forget_local(&self, namespace: &str) {
+        let busy = self.upgrades.state().iter().any(|u| {
+            u.namespace().as_deref() == Some(namespace)
+                && u.status.as_ref().is_some_and(|s| s.phase.is_in_flight())
+        });
+        if !busy {
+            self.local.lock().unwrap_or_else(PoisonError::into_inner).remove(namespace);
+        }
+    }
+
+    fn watch_local(&self, namespace: &str) -> Local {
+        let (sets, set_writer) = store();
+        let (pods, pod_writer) = store();
+        let api = || Api::namespaced(self.client.clone(), namespace);
+        let listed = || {
+            let (wake, namespace) = (self.wake.clone(), namespace.to_owned());
+            move || wake.open(Some(&namespace))
+        };
+        let all = watcher::Config::default;
+        let wake = self.wake.clone();
+        let set = move |s: &ReplicaSet| wake.replica_set(s);
+        let (wake, known) = (self.wake.clone(), sets.clone());
+        let pod = move |p: &Pod| wake.pod(p, &known);
+        let first = watch(Api::namespaced(self.client.clone(), namespace), all(), set_writer, prune_set, set, listed());
+        let second = watch(api(), all(), pod_writer, prune_pod, pod, listed());
+        Local { sets, pods, _tasks: [first, second] }
+    }
+}
+
+/// One watch: keeps the store, and tells of every object that came, changed or went, and of lists.
+fn watch<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    mut writer: kube::runtime::reflector::store::Writer<K>,
+    prune: fn(&mut K),
+    changed: impl Fn(&K) + Send + 'static,
+    listed: impl Fn() + Send + 'static,
+) -> AbortOnDropHandle<()>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Default + Eq + Hash + Clone + Send + Sync,
+{
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut stream = std::pin::pin!(events(api, config, prune));
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(event) => {
+                    writer.apply_watcher_event(&event);
+                    match &event {
+                        watcher::Event::Apply(o) | watcher::Event::Delete(o) => changed(o),
+                        // After a list, everything may have changed; the store is complete now.
+                        watcher::Event::InitDone => listed(),
+                        watcher::Event::Init | watcher::Event::InitApply(_) => {}
+                    }
+                }
+                Err(error) => warn!(kind = %K::kind(&K::DynamicType::default()), %error, "watch failed; trying again"),
+            }
+        }
+    }))
+}
+
+fn events<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    prune: fn(&mut K),
+) -> impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Default,
+{
+    watcher(api, config).default_backoff().modify(prune)
+}
+
+fn drop_noise<K: Resource>(object: &mut K) {
+    object.managed_fields_mut().clear();
+    object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
+}
+
+/// Of a ReplicaSet's pods only the images matter.
+fn prune_set(set: &mut ReplicaSet) {
+    drop_noise(set);
+    let pod = set.spec.as_mut().and_then(|s| s.template.as_mut()).and_then(|t| t.spec.as_mut());
+    if let Some(pod) = pod {
+        prune_containers(pod);
+        pod.volumes = None;
+    }
+}
+
+/// Of a pod only its readiness and its containers' troubles matter.
+fn prune_pod(pod: &mut Pod) {
+    drop_noise(pod);
+    pod.spec = None;
+}
+
+fn prune_containers(pod: &mut k8s_openapi::api::core::v1::PodSpec) {
+    let all = pod.containers.iter_mut().chain(pod.init_containers.iter_mut().flatten());
+    for container in all {
+        *container = k8s_openapi::api::core::v1::Container {
+            name: std::mem::take(&mut container.name),
+            image: container.image.take(),
+            ..k8s_openapi::api::core::v1::Container::default()
+        };
+    }
+}
