@@ -27,6 +27,7 @@ pub mod pki;
 mod ports;
 pub mod product;
 pub mod progress;
+pub mod scenario;
 pub mod state;
 pub mod wait;
 

@@ -1,14 +1,209 @@
-//! HOOK: what `sandbox up` installs into a fresh control plane.
+//! The product on a control plane: built from this checkout, installed by the plugin as a person
+//! would, the webhook and controller running as a process beside the API server with the rights of
+//! its own service account and no others.
 
-use anyhow::Result;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
-use crate::ControlPlane;
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, PostParams};
+use tokio::sync::OnceCell;
+use upgrade_core::api::{SERVICE_ACCOUNT, SYSTEM_NAMESPACE};
 
-/// Installs the product: CRDs, webhook and controller. Empty for now.
-#[expect(
-    clippy::unused_async,
-    reason = "a hook that will wait for what it installs"
-)]
-pub async fn install(_cluster: &ControlPlane) -> Result<()> {
-    Ok(())
+use crate::wait::eventually;
+use crate::{ControlPlane, Process};
+
+/// How long the service account's token is good for. A sandbox may stay up for long.
+const TOKEN_SECONDS: i64 = 30 * 24 * 3600;
+/// Short, so that a killed controller is followed soon.
+const LEASE_SECONDS: &str = "2";
+
+/// The product, running.
+pub struct Product {
+    webhook: Process,
+    binaries: Binaries,
+    argv: Vec<String>,
+    probes: String,
+}
+
+/// What `cargo build` made of this checkout.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// The plugin.
+    pub plugin: PathBuf,
+    /// Webhook and controller.
+    pub webhook: PathBuf,
+}
+
+/// Builds the plugin and the webhook, once in a process. Cargo does nothing where nothing changed.
+pub async fn build() -> Result<Binaries> {
+    static BUILT: OnceCell<Binaries> = OnceCell::const_new();
+    let built = BUILT.get_or_try_init(|| async {
+        tokio::task::spawn_blocking(cargo_build).await.context("building the product")?
+    });
+    built.await.cloned()
+}
+
+fn cargo_build() -> Result<Binaries> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // All of the workspace: building a part would choose other features of shared dependencies
+    // and compile them again.
+    let built = Command::new(cargo)
+        .current_dir(&root)
+        .args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"])
+        .output()
+        .context("cannot run cargo")?;
+    if !built.status.success() {
+        bail!("the product does not build:\n{}", String::from_utf8_lossy(&built.stderr));
+    }
+    let find = |name: &str| {
+        let lines = String::from_utf8_lossy(&built.stdout).into_owned();
+        lines
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+            .find(|path| path.file_stem().is_some_and(|stem| stem == name))
+            .with_context(|| format!("cargo built no {name}"))
+    };
+    Ok(Binaries { plugin: find("kubectl-upgrade")?, webhook: find("upgrade-webhook")? })
+}
+
+/// Installs the product: CRDs, rights, webhook configurations; then starts webhook and controller.
+pub async fn install(cluster: &ControlPlane) -> Result<Product> {
+    let binaries = build().await?;
+    let [port, probes] = crate::ports::free()?;
+    let url = format!("https://127.0.0.1:{port}");
+    let installed = Command::new(&binaries.plugin)
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .args(["install", "--webhook-url", &url])
+        .output()
+        .context("cannot run kubectl-upgrade install")?;
+    if !installed.status.success() {
+        bail!("kubectl upgrade install failed:\n{}", String::from_utf8_lossy(&installed.stderr));
+    }
+    let kubeconfig = service_account(cluster).await?;
+    let argv = [
+        binaries.webhook.to_string_lossy().into_owned(),
+        "--kubeconfig".to_owned(),
+        kubeconfig.to_string_lossy().into_owned(),
+        "--listen".to_owned(),
+        format!("127.0.0.1:{port}"),
+        "--metrics-listen".to_owned(),
+        format!("127.0.0.1:{probes}"),
+        "--san".to_owned(),
+        "127.0.0.1".to_owned(),
+        "--lease-duration".to_owned(),
+        LEASE_SECONDS.to_owned(),
+    ]
+    .to_vec();
+    let webhook = spawn(cluster, &argv).await?;
+    let product = Product { webhook, binaries, argv, probes: format!("127.0.0.1:{probes}") };
+    product.ready().await?;
+    Ok(product)
+}
+
+async fn spawn(cluster: &ControlPlane, argv: &[String]) -> Result<Process> {
+    let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
+    cluster.spawn("upgrade-webhook", argv.to_vec(), [("RUST_LOG", log)]).await
+}
+
+impl Product {
+    /// The process of webhook and controller.
+    pub fn webhook(&self) -> &Process {
+        &self.webhook
+    }
+
+    /// What was built.
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
+    /// The plugin with this kubeconfig.
+    pub fn plugin(&self, kubeconfig: &Path) -> Command {
+        let mut command = Command::new(&self.binaries.plugin);
+        command.env("KUBECONFIG", kubeconfig).env_remove("NO_COLOR");
+        command
+    }
+
+    /// Address of the probes and metrics.
+    pub fn probes(&self) -> &str {
+        &self.probes
+    }
+
+    /// Waits until the webhook says that it is ready.
+    pub async fn ready(&self) -> Result<()> {
+        let failed = |error| {
+            anyhow::Error::context(error, format!("the webhook's log ends with:\n{}", self.webhook.log_tail(20)))
+        };
+        eventually("the webhook to be ready", Duration::from_secs(30), || get(&self.probes, "/readyz"))
+            .await
+            .map(drop)
+            .map_err(failed)
+    }
+
+    /// Kills the webhook and controller as a node failure would.
+    pub async fn kill(&self) -> Result<()> {
+        self.webhook.kill()?;
+        self.webhook.wait_exit().await;
+        Ok(())
+    }
+
+    /// Starts it again.
+    pub async fn restart(&mut self, cluster: &ControlPlane) -> Result<()> {
+        self.webhook = spawn(cluster, &self.argv).await?;
+        Ok(())
+    }
+}
+
+/// One GET of plain HTTP; the body where the answer is 200.
+pub async fn get(address: &str, path: &str) -> Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    if !head.starts_with("HTTP/1.1 200") {
+        bail!("{}: {body}", head.lines().next().unwrap_or_default());
+    }
+    Ok(body.to_owned())
+}
+
+/// A kubeconfig of our service account, with a token as a pod would have one.
+async fn service_account(cluster: &ControlPlane) -> Result<PathBuf> {
+    let api: Api<ServiceAccount> = Api::namespaced(cluster.client().await?, SYSTEM_NAMESPACE);
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() }),
+        ..TokenRequest::default()
+    };
+    let token = api
+        .create_token_request(SERVICE_ACCOUNT, &PostParams::default(), &request)
+        .await
+        .context("cannot make a token for the service account")?
+        .status
+        .context("no token")?
+        .token;
+    let config = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "sandbox",
+        "clusters": [{"name": "sandbox", "cluster": {
+            "server": cluster.url(),
+            "certificate-authority-data": base64(cluster.ca().as_bytes()),
+        }}],
+        "users": [{"name": SERVICE_ACCOUNT, "user": {"token": token}}],
+        "contexts": [{"name": "sandbox", "context": {
+            "cluster": "sandbox", "user": SERVICE_ACCOUNT, "namespace": SYSTEM_NAMESPACE}}],
+    });
+    let path = cluster.dir().join("webhook.kubeconfig");
+    std::fs::write(&path, config.to_string()).context("cannot write the webhook's kubeconfig")?;
+    Ok(path)
+}
+
+/// `k8s_openapi::ByteString` serializes as base64, which is what a kubeconfig wants.
+fn base64(bytes: &[u8]) -> serde_json::Value {
+    serde_json::to_value(k8s_openapi::ByteString(bytes.to_vec())).unwrap_or_default()
 }

@@ -57,7 +57,7 @@ impl Home {
     /// `up --foreground`, once it has printed its line.
     fn foreground(&self) -> Result<Child> {
         let mut child = self
-            .command(&["up", "--name", NAME, "--foreground"])
+            .command(&["up", "--name", NAME, "--bare", "--foreground"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
@@ -110,14 +110,14 @@ async fn up_status_kubectl_down() -> Result<()> {
         Some(3)
     );
 
-    let up = home.run(&["up", "--name", NAME])?;
+    let up = home.run(&["up", "--name", NAME, "--bare"])?;
     assert!(up.status.success(), "{}", text(&up.stderr));
     assert!(
         text(&up.stdout).starts_with("export KUBECONFIG='"),
         "{}",
         text(&up.stdout)
     );
-    let again = home.run(&["up", "--name", NAME])?;
+    let again = home.run(&["up", "--name", NAME, "--bare"])?;
     assert_eq!((again.status.code(), &again.stdout), (Some(0), &up.stdout));
     assert!(
         text(&again.stderr).contains("runs already"),
@@ -206,7 +206,7 @@ async fn ctrl_c_during_the_boot_leaves_nothing() -> Result<()> {
     upgrade_sandbox::shared().await;
     let home = Home::new()?;
     let mut child = home
-        .command(&["up", "--name", NAME])
+        .command(&["up", "--name", NAME, "--bare"])
         .stderr(Stdio::piped())
         .spawn()?;
     let said = BufReader::new(child.stderr.take().context("no stderr")?).lines();

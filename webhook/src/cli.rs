@@ -6,6 +6,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use upgrade_core::api::SYSTEM_NAMESPACE;
 
@@ -57,6 +58,11 @@ pub struct Cli {
     #[arg(long, env = "UPGRADE_LEASE_DURATION", default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=300))]
     pub lease_duration: u64,
 
+    /// How long a Lease that nobody renews is still held, in seconds.
+    #[arg(long, env = "UPGRADE_LEASE_DURATION", default_value_t = 15, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=300))]
+    lease_duration: u64,
+
     /// Serve admission only.
     #[arg(long, env = "UPGRADE_NO_CONTROLLER", conflicts_with = "no_admission")]
     pub no_controller: bool,
@@ -93,6 +99,11 @@ impl Cli {
         let mounted = || std::fs::read_to_string(NAMESPACE_FILE).ok();
         let named = self.namespace.clone().or_else(mounted).map(|n| n.trim().to_owned());
         named.filter(|n| !n.is_empty()).unwrap_or_else(|| SYSTEM_NAMESPACE.to_owned())
+    }
+
+    /// How long a Lease that nobody renews is still held.
+    pub fn lease_duration(&self) -> Duration {
+        Duration::from_secs(self.lease_duration)
     }
 
     /// A client for the API server the flags name.

@@ -3,6 +3,7 @@
 use super::status::UpgradeStatus;
 use super::{Identity, WorkloadKind};
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What is to change, in which stages, and how failure is answered.
@@ -51,9 +52,8 @@ pub struct UpgradeSpec {
     #[schemars(length(min = 1, max = 128))]
     pub to: Option<String>,
     /// Stages, walked in order; each is finished and verified before the next starts.
-    #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("self.all(s, self.exists_one(t, t.name == s.name))")
-        .message("spec.stages: each stage needs a name of its own"))]
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub stages: Vec<Stage>,
     /// When the upgrade is taken back without anybody asking. Absent: on a failed health check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,8 +94,7 @@ pub struct WorkloadsStage {
     pub strategy: Strategy,
     /// What changes. Targets of one stage move together, a step at a time.
     #[schemars(length(min = 1, max = 200))]
-    #[x_kube(validation = Rule::new("self.all(t, self.exists_one(u, u.kind == t.kind && u.name == t.name))")
-        .message("targets: each workload may be listed once in a stage"))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".into(), "name".into()]))]
     pub targets: Vec<WorkloadTarget>,
 }
 
@@ -170,26 +169,26 @@ pub struct WorkloadTarget {
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// Image changes, at most one for a container.
-    #[schemars(length(min = 1, max = 64))]
-    #[x_kube(validation = Rule::new("self.all(c, self.exists_one(d, d.container == c.container))")
-        .message("images: each container may be listed once"))]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["container".into()]))]
     pub images: Vec<ImageChange>,
 }
 
 /// The image of one container, before and after.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+///
+/// That they differ is checked by the controller: the API server's budget for rules does not
+/// stretch to comparing thousands of strings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.from != self.to")
-    .message("images: `from` and `to` are the same, so nothing would change"))]
 pub struct ImageChange {
     /// Container or init container; their names are unique in a pod.
     #[schemars(length(min = 1, max = 63))]
     pub container: String,
     /// Image that runs now; the Upgrade fails before it touches anything if it is another.
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 512))]
     pub from: String,
     /// Image to run.
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 512))]
     pub to: String,
 }
 

@@ -93,6 +93,9 @@ pub enum PlanError {
     /// A kind that has no driver yet.
     #[error("spec.stages[{0}].workloads.targets: kind must be Deployment, not {1}")]
     Kind(usize, WorkloadKind),
+    /// An image change that changes nothing.
+    #[error("spec.stages[{0}].workloads.targets: {1}: container {2}: `from` and `to` are the same image")]
+    NoChange(usize, String, String),
     /// A duration that is no duration.
     #[error("{0}: `{1}` is no duration; write for instance 30s, 5m or 1h30m")]
     Duration(&'static str, String),
@@ -144,11 +147,13 @@ fn stage(index: usize, stage: &Stage) -> Result<PlanStage, PlanError> {
     if let Some(other) = workloads.targets.iter().find(|t| t.kind != WorkloadKind::Deployment) {
         return Err(PlanError::Kind(index, other.kind));
     }
-    let targets = workloads
-        .targets
-        .iter()
-        .map(|t| PlanTarget { kind: t.kind, name: t.name.clone(), images: t.images.clone() })
-        .collect();
+    let mut targets = Vec::with_capacity(workloads.targets.len());
+    for t in &workloads.targets {
+        if let Some(same) = t.images.iter().find(|c| crate::image::same(&c.from, &c.to)) {
+            return Err(PlanError::NoChange(index, t.name.clone(), same.container.clone()));
+        }
+        targets.push(PlanTarget { kind: t.kind, name: t.name.clone(), images: t.images.clone() });
+    }
     let digest = Sha256::digest(format!("{steps:?}").as_bytes());
     let step_hash = digest.iter().take(5).map(|b| format!("{b:02x}")).collect();
     Ok(PlanStage { name: stage.name.clone(), canary, steps, step_hash, targets })

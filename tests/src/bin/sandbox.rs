@@ -48,6 +48,9 @@ enum Cmd {
         /// Stay until Ctrl-C, and take the sandbox down then
         #[arg(long)]
         foreground: bool,
+        /// The control plane alone, without the product in it
+        #[arg(long)]
+        bare: bool,
     },
     /// Stop a sandbox and remove everything it had
     Down {
@@ -94,7 +97,8 @@ fn main() -> ExitCode {
             which,
             nodes,
             foreground,
-        } => up(&which.name, nodes, foreground),
+            bare,
+        } => up(&which.name, nodes, foreground, bare),
         Cmd::Down { which } => down(&which.name),
         Cmd::Status { which, output } => status(&which.name, output),
         Cmd::Kubectl { which, arguments } => kubectl(&which.name, &arguments),
@@ -114,7 +118,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn up(name: &str, nodes: u16, foreground: bool) -> Result<ExitCode> {
+fn up(name: &str, nodes: u16, foreground: bool, bare: bool) -> Result<ExitCode> {
     let named = Named::new(name)?;
     let lock = named.lock()?;
     if let Some((record, _)) = named.running()? {
@@ -131,7 +135,9 @@ fn up(name: &str, nodes: u16, foreground: bool) -> Result<ExitCode> {
             ..Options::default()
         };
         let cluster = ControlPlane::start(options).await?;
-        product::install(&cluster).await?;
+        if !bare {
+            product::install(&cluster).await?;
+        }
         let record = named.record(&cluster)?;
         eprintln!(
             "sandbox {name} is up at {} after {:.1} s",

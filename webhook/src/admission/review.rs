@@ -205,14 +205,18 @@ mod tests {
     use serde_json::json;
 
     fn body(kind: &str, group: &str, object: &serde_json::Value) -> Vec<u8> {
-        json!({"kind": "AdmissionReview", "apiVersion": API_VERSION, "request": {
-            "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+        let rest = json!({
             "kind": {"group": group, "version": "v1", "kind": kind},
             "resource": {"group": group, "version": "v1", "resource": "x"},
             "name": "web", "namespace": "shop", "operation": "UPDATE",
             "userInfo": {"username": "al\u{00e9}x \"q\"", "groups": ["devs"], "extra": {"k": ["v"]}},
-            "object": object, "oldObject": object, "dryRun": true}})
-        .to_string()
+            "object": object, "oldObject": object, "dryRun": true})
+        .to_string();
+        // The API server writes the uid first.
+        format!(
+            r#"{{"kind":"AdmissionReview","apiVersion":"{API_VERSION}","request":{{"uid":"705ab4f5-6393-11e8-b7cc-42010a800002",{}}}"#,
+            &rest[1..]
+        )
         .into_bytes()
     }
 

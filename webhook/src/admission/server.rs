@@ -5,7 +5,7 @@
 
 use super::handle::{Path, Reply, handle, too_large};
 use super::{Settings, tls};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::service::service_fn;
@@ -53,12 +53,14 @@ pub async fn serve(
     let settings = Arc::new(settings);
     let certificates = tls::Certificates::default();
     let acceptor = TlsAcceptor::from(Arc::new(tls::config(&certificates)?));
-    let keeper = tokio::spawn(tls::keep(Arc::clone(&settings), certificates, stop.clone()));
+    let mut keeper = tokio::spawn(tls::keep(Arc::clone(&settings), certificates, stop.clone()));
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let (stream, slot) = tokio::select! {
+            biased;
             () = stop.cancelled() => break,
+            _ = &mut keeper => bail!("the keeper of certificates died"),
             next = accept(&listener, &slots) => next,
         };
         let (acceptor, settings) = (acceptor.clone(), Arc::clone(&settings));

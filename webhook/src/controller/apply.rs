@@ -50,9 +50,11 @@ impl ApplyError {
     }
 }
 
-/// A JSON patch whose `test` failed is answered with 422 and this text.
+/// A JSON patch whose `test` failed is answered with 422 and nothing more; an object that would be
+/// invalid is named in the details (seen on 1.36.3).
 fn is_failed_test(status: &kube::core::Status) -> bool {
-    status.code == 422 && status.message.contains("test failed")
+    let named = status.details.as_ref().is_some_and(|d| !d.kind.is_empty() || !d.causes.is_empty());
+    status.code == 422 && !named
 }
 
 /// Performs the effects; returns when to look again.

@@ -1,0 +1,91 @@
+//! The verbs, one file each.
+
+mod approve;
+mod completion;
+mod history;
+mod install;
+mod list;
+mod manifests;
+mod plan;
+mod start;
+mod status;
+mod steer;
+mod uninstall;
+mod version;
+
+use crate::cli::{Cli, Command};
+use crate::client::{Session, connect};
+use crate::lower;
+use crate::output::{Exit, Printer};
+
+/// Checks the flags, finds the cluster, does what the verb says.
+pub async fn run(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
+    let session = || connect(&cli.connection);
+    match &cli.command {
+        Command::Plan(args) => {
+            let intent = lower::intent(&args.change, &args.strategy)?;
+            plan::run(session().await?, printer, &intent, args.output.output).await
+        }
+        Command::Start(args) => {
+            let start = lower::start(args)?;
+            start::run(session().await?, printer, &start).await
+        }
+        Command::Approve(args) => {
+            lower::approve(args)?;
+            approve::approve(&session().await?, printer, args).await
+        }
+        Command::Reject(args) => {
+            let reason = lower::reject(args)?;
+            approve::reject(&session().await?, printer, args, reason).await
+        }
+        Command::Pause(args) | Command::Resume(args) | Command::Abort(args) | Command::Retry(args) => {
+            lower::named(args)?;
+            let verb = match &cli.command {
+                Command::Pause(_) => steer::Verb::Pause,
+                Command::Resume(_) => steer::Verb::Resume,
+                Command::Abort(_) => steer::Verb::Abort,
+                _ => steer::Verb::Retry,
+            };
+            steer::run(&session().await?, printer, verb, args).await
+        }
+        Command::Promote(args) => {
+            lower::named(&args.base)?;
+            let verb = steer::Verb::Promote { full: args.full };
+            steer::run(&session().await?, printer, verb, &args.base).await
+        }
+        Command::Status(args) => {
+            let follow = lower::status(args)?;
+            status::run(&session().await?, printer, args, &follow).await
+        }
+        Command::List(args) => list::run(&session().await?, printer, args).await,
+        Command::History(args) => {
+            let subject = lower::history(args)?;
+            history::run(&session().await?, printer, &subject, args.output.output).await
+        }
+        Command::Install(_) | Command::Uninstall(_) => administer(cli, printer).await,
+        Command::Completion(args) => completion::run(printer, args),
+        Command::Version(args) => {
+            let session: Option<Session> =
+                if args.client { None } else { session().await.ok() };
+            version::run(session.as_ref(), printer, args).await
+        }
+    }
+}
+
+async fn administer(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
+    manifests::own_namespace(&cli.connection)?;
+    match &cli.command {
+        Command::Install(args) => {
+            let limit = lower::install(args)?;
+            let wanted = manifests::wanted(args.webhook_url.as_deref())?;
+            if args.dry_run == crate::cli::DryRun::Client {
+                return install::show(printer, args, &wanted);
+            }
+            install::run(&connect(&cli.connection).await?, printer, args, wanted, limit).await
+        }
+        Command::Uninstall(args) => {
+            uninstall::run(&connect(&cli.connection).await?, printer, args).await
+        }
+        _ => Ok(Exit::Done),
+    }
+}

@@ -1,0 +1,121 @@
+//! What runs now, what is wanted, and the plan that lies between. Reads only.
+
+mod files;
+mod images;
+mod live;
+mod manifests;
+pub mod preflight;
+
+pub use files::parse;
+
+use crate::client::Session;
+use crate::lower::{Change, Intent};
+use crate::output::Refusal;
+use serde::Serialize;
+use upgrade_core::plan::{Difference, Plan, Request, Workload, plan};
+
+/// A plan, and what the manifests say besides.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Prepared {
+    /// The plan.
+    #[serde(flatten)]
+    pub plan: Plan,
+    /// Objects of the manifests that are as they should be.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unchanged: usize,
+    /// What the manifests change that is not part of this upgrade.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_carried: Vec<NotCarried>,
+}
+
+/// Something that the manifests change and the Upgrade leaves alone.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotCarried {
+    /// The object.
+    pub object: String,
+    /// Why it is not part.
+    pub why: String,
+    /// What differs, where the object is there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<Difference>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// Reads what runs and makes the plan. The session's namespace may come from the manifests.
+pub async fn prepare(session: &mut Session, intent: &Intent) -> anyhow::Result<Prepared> {
+    let (workloads, unchanged, not_carried) = match &intent.change {
+        Change::Images { workloads, images } => {
+            (images::by_container(session, workloads, images).await?, 0, Vec::new())
+        }
+        Change::Tag { workloads, tag } => {
+            (images::by_tag(session, workloads, tag).await?, 0, Vec::new())
+        }
+        Change::Manifests { sources, recursive, images_only } => {
+            let objects = files::read(sources, *recursive)?;
+            let found = manifests::compare(session, objects).await?;
+            if !images_only && !found.not_carried.is_empty() {
+                return Err(more_than_images(&found).into());
+            }
+            (found.workloads, found.unchanged, found.not_carried)
+        }
+    };
+    let prepared = finish(session, intent, workloads).await?;
+    Ok(Prepared { plan: prepared, unchanged, not_carried })
+}
+
+async fn finish(
+    session: &Session,
+    intent: &Intent,
+    mut workloads: Vec<Workload>,
+) -> Result<Plan, Refusal> {
+    if workloads.iter().all(|w| w.images.is_empty()) {
+        return Err(Refusal::new("NothingToDo", "nothing to upgrade: the images are what runs already"));
+    }
+    live::autoscalers(session, &mut workloads).await;
+    let request = Request {
+        namespace: session.namespace.clone(),
+        name: intent.name.clone(),
+        strategy: intent.strategy.clone(),
+        auto_rollback: intent.auto_rollback.clone(),
+        workloads,
+    };
+    Ok(plan(request))
+}
+
+fn more_than_images(found: &manifests::Found) -> Refusal {
+    const SHOWN: usize = 20;
+    let mut text = String::from(
+        "the manifests change more than images, and this version carries images only. Not part of \
+         the upgrade:",
+    );
+    for item in found.not_carried.iter().take(SHOWN) {
+        text.push_str(&format!("\n  {}", not_carried_line(item)));
+    }
+    if let Some(more) = found.not_carried.len().checked_sub(SHOWN).filter(|n| *n > 0) {
+        text.push_str(&format!("\n  and {more} more"));
+    }
+    Refusal::new("MoreThanImages", text)
+        .hint("apply the rest separately (`kubectl diff` and `kubectl apply`), then upgrade the images")
+        .hint("--images-only takes the images and leaves the rest as it is")
+}
+
+/// One line for something that is left alone.
+pub fn not_carried_line(item: &NotCarried) -> String {
+    const SHOWN: usize = 4;
+    let paths: Vec<&str> = item.differences.iter().map(|d| d.path.as_str()).collect();
+    match paths.len() {
+        0 => format!("{}: {}", item.object, item.why),
+        n if n <= SHOWN => format!("{}: {}: {}", item.object, item.why, paths.join(", ")),
+        n => {
+            let some = paths.get(..SHOWN).unwrap_or(&paths).join(", ");
+            format!("{}: {}: {some} and {} more", item.object, item.why, n - SHOWN)
+        }
+    }
+}
+
