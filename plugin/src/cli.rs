@@ -9,7 +9,7 @@ use std::path::PathBuf;
     name = "kubectl-upgrade",
     bin_name = "kubectl upgrade",
     version,
-    arg_required_else_help = true,
+    args_override_self = true,
     subcommand_required = true,
     disable_help_subcommand = true,
     infer_long_args = false,
@@ -73,7 +73,12 @@ pub struct Connection {
     #[arg(short, long, global = true, value_name = "URL")]
     pub server: Option<String>,
     /// User to impersonate
-    #[arg(long = "as", global = true, value_name = "USER", hide_short_help = true)]
+    #[arg(
+        long = "as",
+        global = true,
+        value_name = "USER",
+        hide_short_help = true
+    )]
     pub as_user: Option<String>,
     /// Group to impersonate; may be repeated
     #[arg(long, global = true, value_name = "GROUP", hide_short_help = true)]
@@ -97,7 +102,13 @@ pub struct Connection {
     #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
     pub tls_server_name: Option<String>,
     /// How long one request may take, for instance 5s or 1m; 0 is no limit
-    #[arg(long, global = true, value_name = "DURATION", default_value = "30s", hide_short_help = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DURATION",
+        default_value = "30s",
+        hide_short_help = true
+    )]
     pub request_timeout: String,
 }
 
@@ -177,10 +188,10 @@ pub struct ChangeArgs {
     #[arg(short, long = "filename", value_name = "FILE", conflicts_with_all = ["workloads", "images", "to"])]
     pub filenames: Vec<String>,
     /// Descend into directories given with -f
-    #[arg(short = 'R', long, requires = "filenames")]
+    #[arg(short = 'R', long)]
     pub recursive: bool,
     /// Take only the images from the manifests, though they change more
-    #[arg(long, requires = "filenames")]
+    #[arg(long)]
     pub images_only: bool,
 }
 

@@ -2,15 +2,15 @@
 
 use crate::cli::Format;
 use crate::client::Session;
-use crate::errors::explain;
-use crate::objects::{document, status};
+use crate::errors::{explain, is_absent};
+use crate::objects::{document, is_current, status};
 use crate::output::tree::{View, line, render};
 use crate::output::{Exit, Printer, Refusal, describe};
 use futures::{Stream, StreamExt};
 use jiff::Timestamp;
+use kube::Api;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watch_object};
-use kube::Api;
 use std::pin::pin;
 use std::time::Duration;
 use upgrade_core::api::{Phase, Upgrade};
@@ -49,7 +49,11 @@ pub async fn follow(
     let api: Api<Upgrade> = Api::namespaced(session.watcher.clone(), &session.namespace);
     let mut stream = pin!(watch_object(api, &goal.name).default_backoff());
     let end = goal.limit.map(|l| tokio::time::Instant::now() + l);
-    let mut show = Show { goal, me, last: String::new() };
+    let mut show = Show {
+        goal,
+        me,
+        last: String::new(),
+    };
     let mut present: Option<Upgrade> = None;
     loop {
         match listen(session, &mut stream, end).await {
@@ -59,7 +63,7 @@ pub async fn follow(
                 if reached(goal, &upgrade) {
                     return finish(printer, goal, &upgrade);
                 }
-                if phase.is_terminal() && goal.phase.is_some() {
+                if phase.is_terminal() && goal.phase.is_some() && is_current(&upgrade) {
                     return Err(missed(goal, &upgrade).into());
                 }
                 present = Some(*upgrade);
@@ -76,7 +80,10 @@ pub async fn follow(
             Heard::Failed(refusal) => return Err(refusal.into()),
             Heard::TooLate => return Err(too_late(goal, present.as_ref()).into()),
             Heard::Interrupted => {
-                printer.note(&format!("interrupted; Upgrade {} goes on in the cluster", goal.name))?;
+                printer.note(&format!(
+                    "interrupted; Upgrade {} goes on in the cluster",
+                    goal.name
+                ))?;
                 return Ok(Exit::Interrupted);
             }
         }
@@ -100,7 +107,7 @@ async fn listen(
         heard = stream.next() => match heard {
             Some(Ok(Some(upgrade))) => Heard::Changed(Box::new(upgrade)),
             Some(Ok(None)) | None => Heard::Gone,
-            Some(Err(error)) => failed(session, error),
+            Some(Err(error)) => failed(session, &error),
         },
         _ = tokio::signal::ctrl_c() => Heard::Interrupted,
         () = too_late => Heard::TooLate,
@@ -109,15 +116,15 @@ async fn listen(
 }
 
 /// What a person can mend ends the wait; what passes by itself is retried by the watch.
-fn failed(session: &Session, error: watcher::Error) -> Heard {
-    let cause = match &error {
-        watcher::Error::InitialListFailed(e)
-        | watcher::Error::WatchStartFailed(e)
-        | watcher::Error::WatchFailed(e) => e,
-        _ => return Heard::Tick,
+fn failed(session: &Session, error: &watcher::Error) -> Heard {
+    let (watcher::Error::InitialListFailed(cause)
+    | watcher::Error::WatchStartFailed(cause)
+    | watcher::Error::WatchFailed(cause)) = error
+    else {
+        return Heard::Tick;
     };
     match cause {
-        kube::Error::Api(s) if s.is_forbidden() || s.is_not_found() || s.code == 401 => {
+        kube::Error::Api(s) if s.is_forbidden() || is_absent(s) || s.code == 401 => {
             Heard::Failed(explain(session, cause))
         }
         _ => Heard::Tick,
@@ -125,13 +132,11 @@ fn failed(session: &Session, error: watcher::Error) -> Heard {
 }
 
 fn reached(goal: &Goal, upgrade: &Upgrade) -> bool {
-    let status = status(upgrade);
-    // A status that is about an older spec says nothing of what was asked last.
-    let current = upgrade.metadata.generation.is_none_or(|g| status.observed_generation >= g);
-    match goal.phase {
-        Some(phase) => status.phase == phase && upgrade.status.is_some(),
-        None => status.phase.is_terminal() && current,
-    }
+    let phase = status(upgrade).phase;
+    is_current(upgrade)
+        && goal
+            .phase
+            .map_or(phase.is_terminal(), |wanted| phase == wanted)
 }
 
 /// How an Upgrade that has ended ends us.
@@ -162,13 +167,25 @@ fn finish(printer: &mut Printer, goal: &Goal, upgrade: &Upgrade) -> anyhow::Resu
 fn missed(goal: &Goal, upgrade: &Upgrade) -> Refusal {
     let status = status(upgrade);
     let wanted = goal.phase.map(|p| p.to_string()).unwrap_or_default();
-    let text = format!("Upgrade `{}` is {} and will not be {wanted}: {}", goal.name, status.phase, status.message);
+    let text = format!(
+        "Upgrade `{}` is {} and will not be {wanted}: {}",
+        goal.name, status.phase, status.message
+    );
     let refusal = Refusal::new("PhaseMissed", text);
-    if status.phase == Phase::Rejected { Refusal { exit: Exit::Blocked, ..refusal } } else { refusal }
+    if status.phase == Phase::Rejected {
+        Refusal {
+            exit: Exit::Blocked,
+            ..refusal
+        }
+    } else {
+        refusal
+    }
 }
 
 fn too_late(goal: &Goal, upgrade: Option<&Upgrade>) -> Refusal {
-    let waited = goal.limit.map(|l| describe::span(i64::try_from(l.as_secs()).unwrap_or(i64::MAX)));
+    let waited = goal
+        .limit
+        .map(|l| describe::span(i64::try_from(l.as_secs()).unwrap_or(i64::MAX)));
     let waited = waited.unwrap_or_default();
     let mut refusal = match upgrade {
         Some(upgrade) => {
@@ -184,10 +201,27 @@ fn too_late(goal: &Goal, upgrade: Option<&Upgrade>) -> Refusal {
                 None => refusal,
             }
         }
-        None => Refusal::new("TimedOut", format!("nothing heard of Upgrade `{}` in {waited}", goal.name)),
+        None => Refusal::new(
+            "TimedOut",
+            format!("nothing heard of Upgrade `{}` in {waited}", goal.name),
+        ),
     };
     refusal.exit = Exit::TimedOut;
     refusal
+}
+
+/// What has to differ for a line of its own.
+fn transition(upgrade: &Upgrade) -> String {
+    let status = status(upgrade);
+    let approved = status.approvals.map(|a| a.approved_by.len());
+    format!(
+        "{} {} {} {} {} {approved:?}",
+        status.phase,
+        status.attempt,
+        status.current_stage_index,
+        status.current_step_index,
+        upgrade.spec.paused
+    )
 }
 
 /// How changes are shown.
@@ -199,15 +233,22 @@ struct Show<'a> {
 
 impl Show<'_> {
     fn view(&self, printer: &Printer) -> View<'_> {
-        View { marks: printer.marks, width: printer.width(), now: Timestamp::now(), me: self.me }
+        View {
+            marks: printer.marks,
+            width: Printer::width(),
+            now: Timestamp::now(),
+            me: self.me,
+        }
     }
 
-    fn redraws(&self, printer: &Printer) -> bool {
-        self.goal.watch && printer.is_live() && matches!(self.goal.format, None | Some(Format::Wide))
+    fn redraws(&self) -> bool {
+        self.goal.watch
+            && Printer::is_live()
+            && matches!(self.goal.format, None | Some(Format::Wide))
     }
 
     fn change(&mut self, printer: &mut Printer, upgrade: &Upgrade) -> anyhow::Result<()> {
-        if self.redraws(printer) {
+        if self.redraws() {
             let text = render(upgrade, &self.view(printer));
             printer.redraw(&text)?;
             return Ok(());
@@ -215,24 +256,28 @@ impl Show<'_> {
         if self.goal.watch && matches!(self.goal.format, Some(Format::Json | Format::Yaml)) {
             return printer.json_line(&document(upgrade)?);
         }
-        let text = line(upgrade, &self.view(printer));
         // Counts of pods change often and nobody reads them in a log: a line is a new phase, step
-        // or reason.
-        if text == self.last {
+        // or number of approvals.
+        let transition = transition(upgrade);
+        if transition == self.last {
             return Ok(());
         }
-        self.last.clone_from(&text);
-        if self.goal.watch { printer.data(&text)? } else { printer.note(&text)? }
+        self.last = transition;
+        let text = line(upgrade, &self.view(printer));
+        if self.goal.watch {
+            printer.data(&text)?;
+        } else {
+            printer.note(&text)?;
+        }
         Ok(())
     }
 
     /// Ages and times to go move on a terminal though nothing was heard.
     fn tick(&mut self, printer: &mut Printer, upgrade: &Upgrade) -> anyhow::Result<()> {
-        if self.redraws(printer) {
+        if self.redraws() {
             let text = render(upgrade, &self.view(printer));
             printer.redraw(&text)?;
         }
         Ok(())
     }
 }
-

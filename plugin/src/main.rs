@@ -21,7 +21,12 @@ use output::{Exit, Printer};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut words: Vec<_> = std::env::args_os().collect();
+    if words.len() < 2 {
+        // Like kubectl: no word at all is a question, not a mistake.
+        words.push("-h".into());
+    }
+    let cli = Cli::parse_from(words);
     let mut printer = Printer::new(cli.color);
     let json = matches!(format(&cli.command), Some(Format::Json));
     let exit = match run(&cli, &mut printer) {
@@ -41,7 +46,9 @@ fn run(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
     // First of all: rustls asks for a provider as soon as a client is built. An error says that
     // there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(commands::run(cli, printer))
 }
 

@@ -2,7 +2,7 @@
 
 use crate::cli::DryRun;
 use crate::client::Session;
-use crate::errors::{explain, no_crds};
+use crate::errors::{explain, is_absent, no_crds};
 use crate::output::Refusal;
 use crate::output::hint::nearest;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
@@ -29,14 +29,19 @@ pub fn upgrades(session: &Session) -> Api<Upgrade> {
 /// Reads one Upgrade; a near miss is named.
 pub async fn upgrade(session: &Session, name: &str) -> Result<Upgrade, Refusal> {
     let api = upgrades(session);
-    if let Some(found) = api.get_opt(name).await.map_err(|e| explain(session, &e))? {
-        return Ok(found);
+    match api.get(name).await {
+        Ok(found) => return Ok(found),
+        // A missing object and a missing kind look alike here; listing tells them apart.
+        Err(kube::Error::Api(status)) if is_absent(&status) => {}
+        Err(error) => return Err(explain(session, &error)),
     }
-    // `get_opt` says the same for a missing object and a missing kind; listing tells them apart.
     let all = list(session, &api, &ListParams::default()).await?;
     let names: Vec<String> = all.iter().map(ResourceExt::name_any).collect();
     let place = &session.namespace;
-    let refusal = Refusal::new("NotFound", format!("no Upgrade `{name}` in namespace {place}"));
+    let refusal = Refusal::new(
+        "NotFound",
+        format!("no Upgrade `{name}` in namespace {place}"),
+    );
     Err(match nearest(name, names.iter().map(String::as_str)) {
         Some(near) => refusal.hint(format!("did you mean `{near}`?")),
         None => refusal.hint(format!("kubectl upgrade list -n {place}")),
@@ -52,7 +57,7 @@ where
     let mut params = by.clone().limit(PAGE);
     loop {
         let page = api.list(&params).await.map_err(|e| match &e {
-            kube::Error::Api(status) if status.is_not_found() => no_crds(),
+            kube::Error::Api(status) if is_absent(status) => no_crds(),
             _ => explain(session, &e),
         })?;
         items.extend(page.items);
@@ -75,10 +80,18 @@ where
         field_manager: Some(FIELD_MANAGER.to_owned()),
     };
     let url = K::url_path(&(), object.meta().namespace.as_deref());
-    let mut request = Request::new(url).create(&params, body).map_err(|e| failed(e.to_string()))?;
+    let mut request = Request::new(url)
+        .create(&params, body)
+        .map_err(|e| failed(e.to_string()))?;
     let uri = format!("{}&fieldValidation=Strict", request.uri());
-    *request.uri_mut() = uri.parse().map_err(|_| failed(format!("bad address {uri}")))?;
-    session.client.request::<K>(request).await.map_err(|e| explain(session, &e))
+    *request.uri_mut() = uri
+        .parse()
+        .map_err(|_| failed(format!("bad address {uri}")))?;
+    session
+        .client
+        .request::<K>(request)
+        .await
+        .map_err(|e| explain(session, &e))
 }
 
 /// Merges a patch into an Upgrade.
@@ -88,18 +101,29 @@ pub async fn patch(
     body: &Value,
     dry: DryRun,
 ) -> Result<Upgrade, Refusal> {
-    let mut params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let mut params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
     params.dry_run = dry == DryRun::Server;
     let params = params.validation_strict();
-    upgrades(session).patch(name, &params, &Patch::Merge(body)).await.map_err(|e| explain(session, &e))
+    upgrades(session)
+        .patch(name, &params, &Patch::Merge(body))
+        .await
+        .map_err(|e| explain(session, &e))
 }
 
 /// Approvals and rejections of one Upgrade, oldest first.
-pub async fn approvals(session: &Session, upgrade: &Upgrade) -> Result<Vec<UpgradeApproval>, Refusal> {
+pub async fn approvals(
+    session: &Session,
+    upgrade: &Upgrade,
+) -> Result<Vec<UpgradeApproval>, Refusal> {
     let api: Api<UpgradeApproval> = Api::namespaced(session.client.clone(), &session.namespace);
     let mut all = list(session, &api, &ListParams::default()).await?;
     let (name, uid) = (upgrade.name_any(), upgrade.uid());
-    all.retain(|a| a.spec.upgrade == name && (a.spec.upgrade_uid.is_none() || a.spec.upgrade_uid == uid));
+    all.retain(|a| {
+        a.spec.upgrade == name && (a.spec.upgrade_uid.is_none() || a.spec.upgrade_uid == uid)
+    });
     all.sort_by_key(|a| a.creation_timestamp().map(|t| t.0));
     Ok(all)
 }
@@ -107,7 +131,10 @@ pub async fn approvals(session: &Session, upgrade: &Upgrade) -> Result<Vec<Upgra
 /// Who the API server takes us for; `None` where it does not say.
 pub async fn whoami(session: &Session) -> Option<String> {
     let api: Api<SelfSubjectReview> = Api::all(session.client.clone());
-    let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await.ok()?;
+    let review = api
+        .create(&PostParams::default(), &SelfSubjectReview::default())
+        .await
+        .ok()?;
     review.status?.user_info?.username
 }
 
@@ -116,15 +143,27 @@ pub fn status(upgrade: &Upgrade) -> UpgradeStatus {
     upgrade.status.clone().unwrap_or_default()
 }
 
+/// Whether the controller has seen the present spec. A status that is about an older one says
+/// nothing of what was ordered last.
+pub fn is_current(upgrade: &Upgrade) -> bool {
+    let seen = upgrade.status.as_ref().map(|s| s.observed_generation);
+    seen.is_some_and(|seen| upgrade.metadata.generation.is_none_or(|g| seen >= g))
+}
+
 /// The hash of what the Upgrade's spec says, computed here.
 pub fn hash(upgrade: &Upgrade) -> String {
-    plan_hash(&upgrade.namespace().unwrap_or_default(), &upgrade.name_any(), &upgrade.spec)
+    plan_hash(
+        &upgrade.namespace().unwrap_or_default(),
+        &upgrade.name_any(),
+        &upgrade.spec,
+    )
 }
 
 /// Who asked for it, as far as it is known.
 pub fn requester(upgrade: &Upgrade) -> Option<String> {
     let seen = upgrade.status.as_ref().and_then(|s| s.requester.as_ref());
-    seen.or(upgrade.spec.requester.as_ref()).map(|i| i.username.clone())
+    seen.or(upgrade.spec.requester.as_ref())
+        .map(|i| i.username.clone())
 }
 
 /// `TYPE/NAME`, as kubectl prints it.

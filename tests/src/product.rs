@@ -52,7 +52,17 @@ fn cargo_build() -> Result<Binaries> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // All of the workspace: building a part would choose other features of shared dependencies
     // and compile them again.
-    let built = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // What `cargo run` and `cargo test` tell of their own package makes build scripts (ring's, for
+    // one) believe that something changed, and half of the dependencies compile again.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+        if of_package.iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(name.as_ref());
+        }
+    }
+    let built = command
         .current_dir(&root)
         .args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"])
         .output()

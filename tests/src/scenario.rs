@@ -19,7 +19,7 @@ use crate::wait::wait_for;
 use crate::{ControlPlane, MinimumWatch};
 
 /// How long anything may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The one control plane of a test binary with the product on it.
 pub struct Lab {

@@ -63,7 +63,7 @@ async fn an_image_change_needs_an_upgrade_and_the_refusal_says_how() -> Result<(
     rig.accepts(User::Alice, &["set", "image", "deploy/web", "app=docker.io/library/web:v1", "-n", &ns]);
     // With an Upgrade under way the refusal names it.
     rig.creates(User::Alice, &upgrade(&ns, "web-v2"))?;
-    rig.phase(&ns, "web-v2", "AwaitingApproval");
+    rig.phase(&ns, "web-v2", "AwaitingApproval").await?;
     eventually("the Upgrade to be seen", Duration::from_secs(10), || async {
         let text = rig.run(User::Alice, &["set", "image", "deploy/web", "app=web:v3", "-n", &ns], None)
             .err().context("accepted")?.to_string();
@@ -131,9 +131,9 @@ async fn an_object_in_flight_keeps_what_the_upgrade_gave_it() -> Result<()> {
     let ours = |patch: &str| {
         rig.run(User::Us, &["patch", "deploy", "web", "-n", &ns, "-p", patch], None)
     };
-    rig.phase(&ns, "web-v2", "AwaitingApproval");
+    rig.phase(&ns, "web-v2", "AwaitingApproval").await?;
     refused(ours(&step("web:v2", true)), &["WrongPhase", "AwaitingApproval"]);
-    rig.phase(&ns, "web-v2", "Progressing");
+    rig.phase(&ns, "web-v2", "Progressing").await?;
     refused(ours(&step("web:v3", true)), &["NotCovered"]);
     refused(ours(&step("web:v2", false)), &["NotHeldBack"]);
     ours(&step("web:v2", true))?;
@@ -157,7 +157,7 @@ async fn an_object_in_flight_keeps_what_the_upgrade_gave_it() -> Result<()> {
     assert_eq!(now["metadata"]["labels"], json!({"kubectl-upgrade.dev/upgrade": "web-v2", "team": "a"}));
     assert_eq!((&now["spec"]["replicas"], &now["spec"]["minReadySeconds"]), (&json!(3), &json!(2_147_483_646)));
     // The way back is open, also while it is rolled back; the way forward is not then.
-    rig.phase(&ns, "web-v2", "RollingBack");
+    rig.phase(&ns, "web-v2", "RollingBack").await?;
     ours(&step("web:v1", false))?;
     refused(ours(&step("web:v2", true)), &["WrongPhase", "taken back"]);
     Ok(())
@@ -206,7 +206,7 @@ async fn an_approval_is_somebody_elses_word_on_this_plan() -> Result<()> {
     rejection["spec"]["decision"] = json!("Rejected");
     rejection["spec"]["reason"] = json!("changed my mind");
     rig.creates(User::Bob, &rejection)?;
-    rig.phase(&ns, "own", "Progressing");
+    rig.phase(&ns, "own", "Progressing").await?;
     refused(rig.creates(User::Admin, &own), &["WrongPhase", "Progressing"]);
     Ok(())
 }
@@ -241,7 +241,7 @@ async fn an_upgrade_does_what_its_requester_could_do_and_obeys_who_may_order() -
         anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    rig.phase(&ns, "web-v2", "Progressing");
+    rig.phase(&ns, "web-v2", "Progressing").await?;
     for (patch, verb) in [(r#"{"spec":{"paused":true}}"#, "pause"), (r#"{"spec":{"control":{"abort":true}}}"#, "abort"),
         (r#"{"spec":{"control":{"retry":1}}}"#, "retry"), (r#"{"spec":{"control":{"promote":{"stage":0,"step":1}}}}"#, "promote")]
     {
@@ -255,7 +255,7 @@ async fn an_upgrade_does_what_its_requester_could_do_and_obeys_who_may_order() -
     rig.rejects(User::Admin, &["patch", "upgrade", "web-v2", "-n", &ns, "--type=json", "-p",
         r#"[{"op":"remove","path":"/metadata/finalizers"}]"#], &["FinalizerGuarded"]);
     // A namespace goes with all that is in it.
-    rig.phase(&ns, "web-v2", "Completed");
+    rig.phase(&ns, "web-v2", "Completed").await?;
     rig.accepts(User::Alice, &["patch", "upgrade", "web-v2", "-n", &ns, "--type=json", "-p", r#"[{"op":"remove","path":"/metadata/finalizers"}]"#]);
     rig.accepts(User::Admin, &["delete", "ns", &ns, "--timeout=60s"]);
     let metrics = rig.metrics().await?;

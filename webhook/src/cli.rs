@@ -6,7 +6,6 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use upgrade_core::api::SYSTEM_NAMESPACE;
 
@@ -17,11 +16,21 @@ const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/name
 #[command(version, about)]
 pub struct Cli {
     /// Address of the admission server (HTTPS).
-    #[arg(long, env = "UPGRADE_LISTEN", default_value = "0.0.0.0:8443", value_name = "IP:PORT")]
+    #[arg(
+        long,
+        env = "UPGRADE_LISTEN",
+        default_value = "0.0.0.0:8443",
+        value_name = "IP:PORT"
+    )]
     pub listen: SocketAddr,
 
     /// Address of /healthz, /readyz and /metrics (HTTP).
-    #[arg(long, env = "UPGRADE_METRICS_LISTEN", default_value = "0.0.0.0:8080", value_name = "IP:PORT")]
+    #[arg(
+        long,
+        env = "UPGRADE_METRICS_LISTEN",
+        default_value = "0.0.0.0:8080",
+        value_name = "IP:PORT"
+    )]
     pub metrics_listen: SocketAddr,
 
     /// Namespace of our own Secret and Lease [default: that of the service account, else
@@ -39,15 +48,28 @@ pub struct Cli {
 
     /// Further name or IP address for the serving certificate, besides those of the Service;
     /// repeatable.
-    #[arg(long = "san", env = "UPGRADE_SANS", value_delimiter = ',', value_name = "NAME")]
+    #[arg(
+        long = "san",
+        env = "UPGRADE_SANS",
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
     pub sans: Vec<String>,
 
     /// Name of our ValidatingWebhookConfiguration.
-    #[arg(long, env = "UPGRADE_VALIDATING_WEBHOOK_NAME", default_value = "kubectl-upgrade")]
+    #[arg(
+        long,
+        env = "UPGRADE_VALIDATING_WEBHOOK_NAME",
+        default_value = "kubectl-upgrade"
+    )]
     pub validating_webhook_name: String,
 
     /// Name of our MutatingWebhookConfiguration.
-    #[arg(long, env = "UPGRADE_MUTATING_WEBHOOK_NAME", default_value = "kubectl-upgrade")]
+    #[arg(
+        long,
+        env = "UPGRADE_MUTATING_WEBHOOK_NAME",
+        default_value = "kubectl-upgrade"
+    )]
     pub mutating_webhook_name: String,
 
     /// Format of the log on standard error; RUST_LOG chooses what is in it.
@@ -57,11 +79,6 @@ pub struct Cli {
     /// How long the controller's Lease is good for, in seconds, 1 to 300; others take over after it.
     #[arg(long, env = "UPGRADE_LEASE_DURATION", default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=300))]
     pub lease_duration: u64,
-
-    /// How long a Lease that nobody renews is still held, in seconds.
-    #[arg(long, env = "UPGRADE_LEASE_DURATION", default_value_t = 15, value_name = "SECONDS",
-        value_parser = clap::value_parser!(u64).range(1..=300))]
-    lease_duration: u64,
 
     /// Serve admission only.
     #[arg(long, env = "UPGRADE_NO_CONTROLLER", conflicts_with = "no_admission")]
@@ -85,9 +102,13 @@ impl LogFormat {
     /// Starts logging to standard error.
     pub fn start(self) {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr);
         match self {
-            Self::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+            Self::Text => log
+                .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+                .init(),
             Self::Json => log.json().flatten_event(true).init(),
         }
     }
@@ -97,18 +118,22 @@ impl Cli {
     /// Our own namespace.
     pub fn namespace(&self) -> String {
         let mounted = || std::fs::read_to_string(NAMESPACE_FILE).ok();
-        let named = self.namespace.clone().or_else(mounted).map(|n| n.trim().to_owned());
-        named.filter(|n| !n.is_empty()).unwrap_or_else(|| SYSTEM_NAMESPACE.to_owned())
-    }
-
-    /// How long a Lease that nobody renews is still held.
-    pub fn lease_duration(&self) -> Duration {
-        Duration::from_secs(self.lease_duration)
+        let named = self
+            .namespace
+            .clone()
+            .or_else(mounted)
+            .map(|n| n.trim().to_owned());
+        named
+            .filter(|n| !n.is_empty())
+            .unwrap_or_else(|| SYSTEM_NAMESPACE.to_owned())
     }
 
     /// A client for the API server the flags name.
     pub async fn client(&self) -> Result<Client> {
-        let options = KubeConfigOptions { context: self.context.clone(), ..Default::default() };
+        let options = KubeConfigOptions {
+            context: self.context.clone(),
+            ..Default::default()
+        };
         let mut config = match &self.kubeconfig {
             Some(path) => {
                 let file = Kubeconfig::read_from(path)
@@ -125,7 +150,10 @@ impl Cli {
             )?,
         };
         if config.cluster_url.scheme_str() != Some("https") {
-            bail!("the API server's address must be https, not {}", config.cluster_url);
+            bail!(
+                "the API server's address must be https, not {}",
+                config.cluster_url
+            );
         }
         // Every caller has a deadline or a backoff of its own; 15 silent tries would outlast both.
         config.default_retry = false;
@@ -141,7 +169,15 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         Cli::command().debug_assert();
-        let cli = Cli::parse_from(["w", "--san", "127.0.0.1", "--san", "host", "--namespace", "ours"]);
+        let cli = Cli::parse_from([
+            "w",
+            "--san",
+            "127.0.0.1",
+            "--san",
+            "host",
+            "--namespace",
+            "ours",
+        ]);
         assert_eq!((cli.sans.len(), cli.namespace().as_str()), (2, "ours"));
         assert!(Cli::try_parse_from(["w", "--no-controller", "--no-admission"]).is_err());
     }

@@ -1,6 +1,5 @@
 //! Who we are, as the API server sees us.
 
-use crate::cli::Cli;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::{Api, Client, api::PostParams};
 use std::time::Duration;
@@ -13,16 +12,12 @@ pub struct Own {
     pub username: String,
     /// Name of this replica: the pod's, else the host's and the process'.
     pub instance: String,
-    /// Namespace of our Secret and Lease.
-    pub namespace: String,
-    /// How long a Lease that nobody renews is still held.
-    pub lease_duration: Duration,
 }
 
 /// Asks the API server who we are, until it answers or `stop` is cancelled (then `None`).
 ///
 /// It must be asked and never assumed: everything that only we may write hangs on the name.
-pub async fn find(client: &Client, cli: &Cli, stop: &CancellationToken) -> Option<Own> {
+pub async fn find(client: &Client, stop: &CancellationToken) -> Option<Own> {
     let mut wait = Duration::from_millis(250);
     loop {
         match ask(client).await {
@@ -30,12 +25,11 @@ pub async fn find(client: &Client, cli: &Cli, stop: &CancellationToken) -> Optio
                 return Some(Own {
                     username,
                     instance: instance(),
-                    namespace: cli.namespace(),
-                    lease_duration: cli.lease_duration(),
                 });
             }
             Err(error) => tracing::warn!(
-                error, retry_seconds = wait.as_secs_f32(),
+                error,
+                retry_seconds = wait.as_secs_f32(),
                 "the API server does not say who we are yet"
             ),
         }

@@ -94,7 +94,12 @@ enum Source {
 }
 
 impl Source {
-    const ALL: [Self; 4] = [Self::Namespaces, Self::Policies, Self::Upgrades, Self::Ledgers];
+    const ALL: [Self; 4] = [
+        Self::Namespaces,
+        Self::Policies,
+        Self::Upgrades,
+        Self::Ledgers,
+    ];
 
     fn resource(self) -> &'static str {
         match self {
@@ -179,8 +184,10 @@ impl Follower {
                 progress.listed = true;
                 let listed = progress.listing.take().unwrap_or_default();
                 let known = std::mem::replace(&mut progress.known, listed);
-                let gone: Vec<_> =
-                    known.difference(&self.sources[source as usize].known).cloned().collect();
+                let gone: Vec<_> = known
+                    .difference(&self.sources[source as usize].known)
+                    .cloned()
+                    .collect();
                 for key in gone {
                     self.remove(source, &key);
                 }
@@ -234,15 +241,19 @@ fn stream(source: Source, client: &Client) -> BoxStream<'static, Item> {
             watcher(Api::<PartialObjectMeta<Namespace>>::all(client), all()),
             Object::Namespace,
         ),
-        Source::Policies => {
-            tagged(source, watcher(Api::<UpgradePolicy>::all(client), all()), Object::Policy)
-        }
+        Source::Policies => tagged(
+            source,
+            watcher(Api::<UpgradePolicy>::all(client), all()),
+            Object::Policy,
+        ),
         Source::Upgrades => tagged(source, watcher(Api::<Upgrade>::all(client), all()), |u| {
             Object::Upgrade(Box::new(u))
         }),
-        Source::Ledgers => {
-            tagged(source, watcher(Api::<UpgradeLedger>::all(client), all()), Object::Ledger)
-        }
+        Source::Ledgers => tagged(
+            source,
+            watcher(Api::<UpgradeLedger>::all(client), all()),
+            Object::Ledger,
+        ),
     }
 }
 
@@ -258,7 +269,10 @@ fn tagged<K: Send + 'static>(
         Event::Apply(o) => Event::Apply(wrap(o)),
         Event::Delete(o) => Event::Delete(wrap(o)),
     };
-    events.default_backoff().map(move |event| (source, event.map(wrapped))).boxed()
+    events
+        .default_backoff()
+        .map(move |event| (source, event.map(wrapped)))
+        .boxed()
 }
 
 fn complain(source: Source, error: &watcher::Error) {
@@ -275,7 +289,11 @@ fn complain(source: Source, error: &watcher::Error) {
              (kubectl apply -f manifests/crds)"
         ),
         Some(s) if s.is_forbidden() => {
-            tracing::warn!(resource, "our service account may not watch this: {}", s.message);
+            tracing::warn!(
+                resource,
+                "our service account may not watch this: {}",
+                s.message
+            );
         }
         _ => tracing::warn!(resource, error = %error, "a watch failed, trying again"),
     }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::ListParams;
 use serde::Serialize;
-use upgrade_core::api::{Decision, Upgrade, UpgradeApproval};
+use upgrade_core::api::{Decision, Phase, Upgrade, UpgradeApproval};
 
 /// Shows what happened.
 pub async fn run(
@@ -30,7 +30,9 @@ pub async fn run(
     if let Subject::Workload(wanted) = subject {
         found.retain(|u| {
             let stages = u.spec.stages.iter().filter_map(|s| s.workloads.as_ref());
-            stages.flat_map(|w| &w.targets).any(|t| t.kind == wanted.kind && t.name == wanted.name)
+            stages
+                .flat_map(|w| &w.targets)
+                .any(|t| t.kind == wanted.kind && t.name == wanted.name)
         });
     }
     found.sort_by_key(|u| (u.creation_timestamp().map(|t| t.0), u.name_any()));
@@ -44,23 +46,36 @@ fn many(
     format: Option<Format>,
 ) -> anyhow::Result<Exit> {
     match format {
-        Some(format @ (Format::Json | Format::Yaml)) => printer.document(format, &documents(found)?)?,
+        Some(format @ (Format::Json | Format::Yaml)) => {
+            printer.document(format, &documents(found)?)?;
+        }
         Some(Format::Name) => {
             for one in found {
                 printer.data(&reference(&one.name_any()))?;
             }
         }
         None | Some(Format::Wide) if found.is_empty() => {
-            printer.note(&format!("no Upgrade of it in namespace {}", session.namespace))?;
+            printer.note(&format!(
+                "no Upgrade of it in namespace {}",
+                session.namespace
+            ))?;
         }
         None | Some(Format::Wide) => {
             let mut table = Table::new(&[
-                "NAME", "FROM", "TO", "PHASE", "REQUESTER", "APPROVED-BY", "STARTED", "DURATION", "REASON",
+                "NAME",
+                "FROM",
+                "TO",
+                "PHASE",
+                "REQUESTER",
+                "APPROVED-BY",
+                "STARTED",
+                "DURATION",
+                "REASON",
             ]);
             for one in found {
                 table.row(row(one));
             }
-            printer.data(&table.render(printer.width()))?;
+            printer.data(&table.render(Printer::width()))?;
         }
     }
     Ok(Exit::Done)
@@ -71,9 +86,11 @@ fn row(upgrade: &Upgrade) -> [String; 9] {
     let started = status.start_time.as_ref().map(|t| t.0);
     let ended = status.completion_time.as_ref().map(|t| t.0);
     let took = match (started, ended) {
-        (Some(start), end) => {
-            describe::span(end.unwrap_or_else(Timestamp::now).duration_since(start).as_secs())
-        }
+        (Some(start), end) => describe::span(
+            end.unwrap_or_else(Timestamp::now)
+                .duration_since(start)
+                .as_secs(),
+        ),
         _ => String::new(),
     };
     [
@@ -82,7 +99,10 @@ fn row(upgrade: &Upgrade) -> [String; 9] {
         upgrade.spec.to.clone().unwrap_or_default(),
         status.phase.to_string(),
         requester(upgrade).unwrap_or_default(),
-        status.approvals.map(|a| a.approved_by.join(",")).unwrap_or_default(),
+        status
+            .approvals
+            .map(|a| a.approved_by.join(","))
+            .unwrap_or_default(),
         started.map(stamp).unwrap_or_default(),
         took,
         status
@@ -125,7 +145,7 @@ fn one(
             for h in happened {
                 table.row([h.time, h.what, h.who, h.why]);
             }
-            printer.data(&table.render(printer.width()))?;
+            printer.data(&table.render(Printer::width()))?;
         }
     }
     Ok(Exit::Done)
@@ -136,10 +156,22 @@ fn happened(upgrade: &Upgrade, decisions: &[UpgradeApproval]) -> Vec<Happened> {
     let mut all: Vec<(Timestamp, Happened)> = Vec::new();
     let mut add = |time: Option<Timestamp>, what: &str, who: String, why: String| {
         if let Some(time) = time {
-            all.push((time, Happened { time: stamp(time), what: what.to_owned(), who, why }));
+            all.push((
+                time,
+                Happened {
+                    time: stamp(time),
+                    what: what.to_owned(),
+                    who,
+                    why,
+                },
+            ));
         }
     };
-    let reason = upgrade.annotations().get(REASON_ANNOTATION).cloned().unwrap_or_default();
+    let reason = upgrade
+        .annotations()
+        .get(REASON_ANNOTATION)
+        .cloned()
+        .unwrap_or_default();
     add(
         upgrade.creation_timestamp().map(|t| t.0),
         "Requested",
@@ -151,19 +183,37 @@ fn happened(upgrade: &Upgrade, decisions: &[UpgradeApproval]) -> Vec<Happened> {
             Decision::Approved => "Approved",
             Decision::Rejected => "Rejected",
         };
-        let who = decision.spec.approver.as_ref().map(|i| i.username.clone()).unwrap_or_default();
+        let who = decision
+            .spec
+            .approver
+            .as_ref()
+            .map(|i| i.username.clone())
+            .unwrap_or_default();
         let why = decision.spec.reason.clone().unwrap_or_default();
         add(decision.creation_timestamp().map(|t| t.0), what, who, why);
     }
-    let attempt =
-        if status.attempt > 0 { format!("attempt {}", status.attempt + 1) } else { String::new() };
-    add(status.start_time.as_ref().map(|t| t.0), "Started", String::new(), attempt);
+    let attempt = if status.attempt > 0 {
+        format!("attempt {}", status.attempt + 1)
+    } else {
+        String::new()
+    };
     add(
-        status.completion_time.as_ref().map(|t| t.0),
-        &status.phase.to_string(),
+        status.start_time.as_ref().map(|t| t.0),
+        "Started",
         String::new(),
-        status.rollback_reason.unwrap_or_default(),
+        attempt,
     );
+    let said = decisions
+        .iter()
+        .any(|d| d.spec.decision == Decision::Rejected);
+    if status.phase != Phase::Rejected || !said {
+        add(
+            status.completion_time.as_ref().map(|t| t.0),
+            &status.phase.to_string(),
+            String::new(),
+            status.rollback_reason.unwrap_or_default(),
+        );
+    }
     all.sort_by_key(|(time, _)| *time);
     all.into_iter().map(|(_, h)| h).collect()
 }

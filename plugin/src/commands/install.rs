@@ -6,7 +6,6 @@ use crate::client::Session;
 use crate::errors::explain;
 use crate::output::{Exit, Printer, Refusal};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::discovery::Discovery;
 use kube::runtime::wait::{await_condition, conditions};
@@ -50,23 +49,32 @@ pub async fn run(
 ) -> anyhow::Result<Exit> {
     let dry = args.dry_run == DryRun::Server;
     let served = kinds(session).await?;
-    let (first, rest): (Vec<Item>, Vec<Item>) =
-        wanted.into_iter().partition(|i| i.is_crd() || i.id.kind == "Namespace");
+    let (first, rest): (Vec<Item>, Vec<Item>) = wanted
+        .into_iter()
+        .partition(|i| i.is_crd() || i.id.kind == "Namespace");
     // A server dry run keeps no namespace, so what would go into it cannot be tried on a bare cluster.
     for item in &first {
         apply(session, printer, args, &served, item).await?;
     }
     if !dry {
         let crds = first.iter().filter(|i| i.is_crd());
-        tokio::time::timeout(limit, established(session, crds)).await.map_err(|_| {
-            let text = format!("the CRDs are not served after {}s", limit.as_secs());
-            Refusal { exit: Exit::TimedOut, ..Refusal::new("TimedOut", text) }
-        })??;
+        tokio::time::timeout(limit, established(session, crds))
+            .await
+            .map_err(|_| {
+                let text = format!("the CRDs are not served after {}s", limit.as_secs());
+                Refusal {
+                    exit: Exit::TimedOut,
+                    ..Refusal::new("TimedOut", text)
+                }
+            })??;
     }
     for item in &rest {
         match apply(session, printer, args, &served, item).await {
             Err(refusal) if dry && refusal.reason == "NotFound" => {
-                printer.warn(&format!("{} cannot be tried before its namespace is there", item.reference()))?;
+                printer.warn(&format!(
+                    "{} cannot be tried before its namespace is there",
+                    item.reference()
+                ))?;
             }
             other => other?,
         }
@@ -84,9 +92,14 @@ async fn established(session: &Session, crds: impl Iterator<Item = &Item>) -> Re
     let api: Api<CustomResourceDefinition> = Api::all(session.watcher.clone());
     for item in crds {
         let name = &item.id.name;
-        await_condition(api.clone(), name, conditions::is_crd_established()).await.map_err(|e| {
-            Refusal::new("NotEstablished", format!("CRD {name} does not become served: {e}"))
-        })?;
+        await_condition(api.clone(), name, conditions::is_crd_established())
+            .await
+            .map_err(|e| {
+                Refusal::new(
+                    "NotEstablished",
+                    format!("CRD {name} does not become served: {e}"),
+                )
+            })?;
     }
     Ok(())
 }
@@ -100,31 +113,42 @@ async fn apply(
 ) -> Result<(), Refusal> {
     let api = api_of(session, served, item)?;
     let name = &item.id.name;
-    let before = version(api.get_opt(name).await.map_err(|e| explain(session, &e))?.as_ref());
+    let before = api.get_opt(name).await.map_err(|e| explain(session, &e))?;
     let mut params = PatchParams::apply(MANAGER).force().validation_strict();
     params.dry_run = args.dry_run == DryRun::Server;
     let after: DynamicObject = api
         .patch(name, &params, &Patch::Apply(&item.object))
         .await
         .map_err(|e| explain_apply(session, item, &e))?;
-    let word = match before {
+    let word = match before.map(meaning) {
         None => "created",
-        Some(before) if after.resource_version().as_ref() == Some(&before) => "unchanged",
+        Some(before) if before == meaning(after) => "unchanged",
         Some(_) => "configured",
     };
-    let dry = if params.dry_run { " (server dry run)" } else { "" };
+    let dry = if params.dry_run {
+        " (server dry run)"
+    } else {
+        ""
+    };
     let said = match args.output.output {
         Some(Format::Json) => {
-            json!({"object": item.reference(), "reason": word, "dryRun": params.dry_run}).to_string()
+            json!({"object": item.reference(), "reason": word, "dryRun": params.dry_run})
+                .to_string()
         }
         Some(Format::Name) => item.reference(),
         _ => format!("{} {word}{dry}", item.reference()),
     };
-    printer.data(&said).map_err(|e| Refusal::new("OutputFailed", e.to_string()))
+    printer
+        .data(&said)
+        .map_err(|e| Refusal::new("OutputFailed", e.to_string()))
 }
 
-fn version(object: Option<&DynamicObject>) -> Option<String> {
-    object.and_then(ResourceExt::resource_version)
+/// An object without its bookkeeping; a dry run keeps the resourceVersion, so that says nothing.
+fn meaning(mut object: DynamicObject) -> DynamicObject {
+    object.metadata.managed_fields = None;
+    object.metadata.resource_version = None;
+    object.metadata.generation = None;
+    object
 }
 
 fn explain_apply(session: &Session, item: &Item, error: &kube::Error) -> Refusal {

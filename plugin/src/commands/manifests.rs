@@ -65,17 +65,29 @@ pub fn wanted(webhook_url: Option<&str>) -> Result<Vec<Item>, Refusal> {
     }
     // kustomize reads these; the API server does not.
     documents.retain(|d| {
-        let version = d.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+        let version = d
+            .get("apiVersion")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         !version.starts_with("kustomize.config.k8s.io/")
     });
     let objects = flatten(documents).map_err(|e| Refusal::new("InternalError", e.to_string()))?;
     if objects.is_empty() {
-        return Err(Refusal::new("InternalError", "this build of the plugin embeds no manifests"));
+        return Err(Refusal::new(
+            "InternalError",
+            "this build of the plugin embeds no manifests",
+        ));
     }
-    let mut items: Vec<Item> = objects.into_iter().map(|(id, object)| Item { id, object }).collect();
+    let mut items: Vec<Item> = objects
+        .into_iter()
+        .map(|(id, object)| Item { id, object })
+        .collect();
     if let Some(url) = webhook_url {
         items.retain(|i| {
-            !matches!(i.id.kind.as_str(), "Deployment" | "Service" | "PodDisruptionBudget")
+            !matches!(
+                i.id.kind.as_str(),
+                "Deployment" | "Service" | "PodDisruptionBudget"
+            )
         });
         for item in items.iter_mut().filter(|i| i.is_webhook()) {
             point_to(&mut item.object, url);
@@ -100,9 +112,17 @@ fn rank(kind: &str) -> u8 {
 
 /// The webhook is at an address, not behind a Service.
 fn point_to(object: &mut Value, url: &str) {
-    let Some(Value::Array(webhooks)) = object.get_mut("webhooks") else { return };
-    for config in webhooks.iter_mut().filter_map(|w| w.get_mut("clientConfig")) {
-        let path = config.pointer("/service/path").and_then(Value::as_str).unwrap_or_default();
+    let Some(Value::Array(webhooks)) = object.get_mut("webhooks") else {
+        return;
+    };
+    for config in webhooks
+        .iter_mut()
+        .filter_map(|w| w.get_mut("clientConfig"))
+    {
+        let path = config
+            .pointer("/service/path")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let address = format!("{}{path}", url.trim_end_matches('/'));
         if let Some(map) = config.as_object_mut() {
             map.remove("service");
@@ -112,19 +132,31 @@ fn point_to(object: &mut Value, url: &str) {
 }
 
 /// How an object is reached.
-pub fn api_of(session: &Session, kinds: &Discovery, item: &Item) -> Result<Api<DynamicObject>, Refusal> {
+pub fn api_of(
+    session: &Session,
+    kinds: &Discovery,
+    item: &Item,
+) -> Result<Api<DynamicObject>, Refusal> {
     let (group, version) = item.id.group_version();
     let gvk = GroupVersionKind::gvk(group, version, &item.id.kind);
     let Some((resource, capabilities)) = kinds.resolve_gvk(&gvk) else {
         return Err(Refusal::new(
             "NotServed",
-            format!("the cluster serves no {} of {}: it is too old", item.id.kind, item.id.api_version),
+            format!(
+                "the cluster serves no {} of {}: it is too old",
+                item.id.kind, item.id.api_version
+            ),
         ));
     };
     Ok(scoped(session, &resource, &capabilities.scope, item))
 }
 
-fn scoped(session: &Session, resource: &ApiResource, scope: &Scope, item: &Item) -> Api<DynamicObject> {
+fn scoped(
+    session: &Session,
+    resource: &ApiResource,
+    scope: &Scope,
+    item: &Item,
+) -> Api<DynamicObject> {
     match scope {
         Scope::Cluster => Api::all_with(session.client.clone(), resource),
         Scope::Namespaced => {
@@ -137,7 +169,10 @@ fn scoped(session: &Session, resource: &ApiResource, scope: &Scope, item: &Item)
 /// What the cluster serves.
 pub async fn kinds(session: &Session) -> Result<Discovery, Refusal> {
     let discovery = Discovery::new(session.client.clone());
-    discovery.run_aggregated().await.map_err(|e| explain(session, &e))
+    discovery
+        .run_aggregated()
+        .await
+        .map_err(|e| explain(session, &e))
 }
 
 #[cfg(test)]
@@ -150,14 +185,23 @@ mod tests {
         let mut object = json!({"webhooks": [{"name": "a", "clientConfig": {
             "caBundle": "x", "service": {"name": "s", "namespace": "n", "path": "/validate"}}}]});
         point_to(&mut object, "https://127.0.0.1:9443/");
-        assert_eq!(object["webhooks"][0]["clientConfig"],
-            json!({"caBundle": "x", "url": "https://127.0.0.1:9443/validate"}));
+        assert_eq!(
+            object["webhooks"][0]["clientConfig"],
+            json!({"caBundle": "x", "url": "https://127.0.0.1:9443/validate"})
+        );
     }
 
     #[test]
     fn what_calls_us_is_applied_last_and_what_others_need_first() {
-        let kinds = ["Namespace", "CustomResourceDefinition", "ClusterRole", "Deployment", "Service",
-            "ValidatingAdmissionPolicy", "ValidatingWebhookConfiguration"];
+        let kinds = [
+            "Namespace",
+            "CustomResourceDefinition",
+            "ClusterRole",
+            "Deployment",
+            "Service",
+            "ValidatingAdmissionPolicy",
+            "ValidatingWebhookConfiguration",
+        ];
         assert!(kinds.windows(2).all(|pair| rank(pair[0]) < rank(pair[1])));
     }
 
@@ -167,7 +211,11 @@ mod tests {
         let Ok(items) = wanted(None) else { return };
         assert_eq!(items.first().map(|i| i.id.kind.as_str()), Some("Namespace"));
         assert!(items.last().is_some_and(Item::is_webhook));
-        let crds: Vec<&str> = items.iter().filter(|i| i.is_crd()).map(|i| i.id.name.as_str()).collect();
+        let crds: Vec<&str> = items
+            .iter()
+            .filter(|i| i.is_crd())
+            .map(|i| i.id.name.as_str())
+            .collect();
         for crd in upgrade_core::api::crds() {
             let name = crd.metadata.name.unwrap_or_default();
             assert!(crds.contains(&name.as_str()), "{name} is not embedded");

@@ -38,7 +38,10 @@ pub async fn run(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
             let reason = lower::reject(args)?;
             approve::reject(&session().await?, printer, args, reason).await
         }
-        Command::Pause(args) | Command::Resume(args) | Command::Abort(args) | Command::Retry(args) => {
+        Command::Pause(args)
+        | Command::Resume(args)
+        | Command::Abort(args)
+        | Command::Retry(args) => {
             lower::named(args)?;
             let verb = match &cli.command {
                 Command::Pause(_) => steer::Verb::Pause,
@@ -65,8 +68,11 @@ pub async fn run(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
         Command::Install(_) | Command::Uninstall(_) => administer(cli, printer).await,
         Command::Completion(args) => completion::run(printer, args),
         Command::Version(args) => {
-            let session: Option<Session> =
-                if args.client { None } else { session().await.ok() };
+            let session: Option<Session> = if args.client {
+                None
+            } else {
+                session().await.ok()
+            };
             version::run(session.as_ref(), printer, args).await
         }
     }
@@ -81,7 +87,14 @@ async fn administer(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
             if args.dry_run == crate::cli::DryRun::Client {
                 return install::show(printer, args, &wanted);
             }
-            install::run(&connect(&cli.connection).await?, printer, args, wanted, limit).await
+            install::run(
+                &connect(&cli.connection).await?,
+                printer,
+                args,
+                wanted,
+                limit,
+            )
+            .await
         }
         Command::Uninstall(args) => {
             uninstall::run(&connect(&cli.connection).await?, printer, args).await

@@ -27,7 +27,9 @@ pub async fn run(
     }
     show(printer, &prepared, format)?;
     if matches!(format, None | Some(Format::Wide)) {
-        printer.note("\nnothing was changed; `kubectl upgrade start` with the same flags asks for it")?;
+        printer.note(
+            "\nnothing was changed; `kubectl upgrade start` with the same flags asks for it",
+        )?;
     }
     Ok(Exit::Done)
 }
@@ -46,7 +48,7 @@ pub fn show(
         Some(format @ (Format::Json | Format::Yaml)) => return printer.document(format, prepared),
         None | Some(Format::Wide) => {}
     }
-    let width = printer.width();
+    let width = Printer::width();
     printer.data(&plan::render(prepared, format.is_some(), width))?;
     if !prepared.plan.notices.is_empty() {
         printer.note(&format!("\n{}", plan::notices(&prepared.plan.notices)))?;

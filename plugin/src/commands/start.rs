@@ -8,7 +8,7 @@ use crate::gather::preflight::{self, Naming};
 use crate::gather::{Prepared, prepare};
 use crate::lower::Start;
 use crate::objects::{REASON_ANNOTATION, create, document, reference};
-use crate::output::{Exit, Printer, Refusal, plan};
+use crate::output::{Exit, Printer, plan};
 use kube::core::ObjectMeta;
 use std::collections::BTreeMap;
 use upgrade_core::api::Upgrade;
@@ -20,7 +20,14 @@ pub async fn run(
     start: &Start,
 ) -> anyhow::Result<Exit> {
     let mut prepared = prepare(&mut session, &start.intent).await?;
-    let existing = preflight::existing(&session).await?;
+    let existing = match preflight::existing(&session).await {
+        // Nothing is sent, so nothing has to be there to receive it.
+        Err(refusal) if refusal.reason == "NotInstalled" && start.dry_run == DryRun::Client => {
+            printer.warn(&refusal.message)?;
+            Vec::new()
+        }
+        other => other?,
+    };
     preflight::rivals(&prepared.plan, &existing)?;
     let naming =
         preflight::settle_name(&mut prepared.plan, start.intent.name.is_some(), &existing)?;
@@ -36,7 +43,11 @@ pub async fn run(
     } else {
         announce(printer, start, &prepared)?;
         let created = create(&session, &upgrade, start.dry_run).await?;
-        let word = if start.dry_run == DryRun::Server { "created (server dry run)" } else { "created" };
+        let word = if start.dry_run == DryRun::Server {
+            "created (server dry run)"
+        } else {
+            "created"
+        };
         said(printer, start, &created, word)?;
         if start.dry_run == DryRun::Server {
             return Ok(Exit::Done);
@@ -68,8 +79,10 @@ fn next(name: &str, namespace: &str) -> String {
 
 fn object(prepared: &Prepared, start: &Start) -> Upgrade {
     let plan = &prepared.plan;
-    let annotations =
-        start.reason.clone().map(|r| BTreeMap::from([(REASON_ANNOTATION.to_owned(), r)]));
+    let annotations = start
+        .reason
+        .clone()
+        .map(|r| BTreeMap::from([(REASON_ANNOTATION.to_owned(), r)]));
     Upgrade {
         metadata: ObjectMeta {
             name: Some(plan.name.clone()),
@@ -98,7 +111,7 @@ fn said(printer: &mut Printer, start: &Start, upgrade: &Upgrade, word: &str) -> 
     let name = upgrade.metadata.name.as_deref().unwrap_or_default();
     match start.format {
         Some(format @ (Format::Json | Format::Yaml)) => {
-            let document: serde_json::Value = document(upgrade).map_err(Refusal::from)?;
+            let document: serde_json::Value = document(upgrade)?;
             printer.document(format, &document)?;
         }
         Some(Format::Name) => printer.data(&reference(name))?,

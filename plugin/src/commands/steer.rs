@@ -2,7 +2,7 @@
 
 use crate::cli::{DryRun, Format, NameArgs};
 use crate::client::Session;
-use crate::objects::{document, patch, reference, status, upgrade};
+use crate::objects::{document, is_current, patch, reference, status, upgrade};
 use crate::output::describe::{Rest, next, resting};
 use crate::output::{Exit, Printer, Refusal};
 use kube::ResourceExt;
@@ -52,7 +52,11 @@ pub async fn run(
                 let after = patch(session, &args.name, &body, args.dry_run).await?;
                 (after, format!("{word} (server dry run)"), left)
             }
-            DryRun::None => (patch(session, &args.name, &body, args.dry_run).await?, word.to_owned(), left),
+            DryRun::None => (
+                patch(session, &args.name, &body, args.dry_run).await?,
+                word.to_owned(),
+                left,
+            ),
         },
     };
     said(printer, args.output.output, &after, &word, &left)?;
@@ -68,7 +72,9 @@ pub fn said(
     left: &str,
 ) -> anyhow::Result<()> {
     match format {
-        Some(format @ (Format::Json | Format::Yaml)) => printer.document(format, &document(upgrade)?)?,
+        Some(format @ (Format::Json | Format::Yaml)) => {
+            printer.document(format, &document(upgrade)?)?;
+        }
         Some(Format::Name) => printer.data(&reference(&upgrade.name_any()))?,
         None | Some(Format::Wide) => {
             printer.data(&format!("{} {word}", reference(&upgrade.name_any())))?;
@@ -99,6 +105,10 @@ fn senseless(upgrade: &Upgrade, what: &str) -> Refusal {
         Phase::Rejected => Refusal::blocked("Rejected", message),
         _ => Refusal::new("WrongPhase", message),
     };
+    if !is_current(upgrade) {
+        return refusal
+            .hint("the controller has not seen the last order yet: try again in a moment");
+    }
     match next(upgrade, None) {
         Some(command) => refusal.hint(command),
         None => refusal,
@@ -114,10 +124,18 @@ fn pause(upgrade: &Upgrade) -> Result<Order, Refusal> {
         return Err(senseless(upgrade, "there is nothing to pause"));
     }
     let left = match phase {
-        Phase::Pending | Phase::AwaitingApproval => "it will not start before `resume`, approved or not",
-        _ => "it stands still where it is, and what runs goes on serving; `resume` goes on from here",
+        Phase::Pending | Phase::AwaitingApproval => {
+            "it will not start before `resume`, approved or not"
+        }
+        _ => {
+            "it stands still where it is, and what runs goes on serving; `resume` goes on from here"
+        }
     };
-    Ok(Order::Patch(json!({"spec": {"paused": true}}), "paused", left.to_owned()))
+    Ok(Order::Patch(
+        json!({"spec": {"paused": true}}),
+        "paused",
+        left.to_owned(),
+    ))
 }
 
 fn resume(upgrade: &Upgrade) -> Result<Order, Refusal> {
@@ -126,10 +144,17 @@ fn resume(upgrade: &Upgrade) -> Result<Order, Refusal> {
             Phase::AwaitingApproval => "it still waits for approval",
             _ => "",
         };
-        return Ok(Order::Patch(json!({"spec": {"paused": null}}), "resumed", left.to_owned()));
+        return Ok(Order::Patch(
+            json!({"spec": {"paused": null}}),
+            "resumed",
+            left.to_owned(),
+        ));
     }
     if resting(upgrade).is_some() {
-        return Err(senseless(upgrade, "it rests at a pause step, which `promote` ends, not `resume`"));
+        return Err(senseless(
+            upgrade,
+            "it rests at a pause step, which `promote` ends, not `resume`",
+        ));
     }
     if status(upgrade).phase.is_terminal() {
         return Err(senseless(upgrade, "there is nothing to resume"));
@@ -140,7 +165,10 @@ fn resume(upgrade: &Upgrade) -> Result<Order, Refusal> {
 fn promote(upgrade: &Upgrade, full: bool) -> Result<Order, Refusal> {
     let status = status(upgrade);
     if upgrade.spec.paused && status.phase.is_in_flight() {
-        return Err(senseless(upgrade, "all of it is paused; `resume` comes first"));
+        return Err(senseless(
+            upgrade,
+            "all of it is paused; `resume` comes first",
+        ));
     }
     let left = match (resting(upgrade), status.phase, full) {
         (Some(_), _, true) | (None, Phase::Progressing, true) => {
@@ -149,11 +177,15 @@ fn promote(upgrade: &Upgrade, full: bool) -> Result<Order, Refusal> {
         (Some(Rest::Timed), _, false) => "it goes on now and does not wait for the time to pass",
         (Some(Rest::UntilPromoted), _, false) => "it goes on to the next step",
         (None, Phase::Progressing, false) => {
-            let what = "it moves, and does not rest at a pause step (`--full` releases those to come)";
+            let what =
+                "it moves, and does not rest at a pause step (`--full` releases those to come)";
             return Err(senseless(upgrade, what));
         }
         (None, Phase::AwaitingApproval, _) => {
-            return Err(senseless(upgrade, "it has not begun; it needs approval, not promotion"));
+            return Err(senseless(
+                upgrade,
+                "it has not begun; it needs approval, not promotion",
+            ));
         }
         (None, _, _) => return Err(senseless(upgrade, "it does not rest at a pause step")),
     };
@@ -167,13 +199,20 @@ fn promote(upgrade: &Upgrade, full: bool) -> Result<Order, Refusal> {
     if full && let Some(map) = order.as_object_mut() {
         map.insert("full".to_owned(), true.into());
     }
-    Ok(Order::Patch(json!({"spec": {"control": {"promote": order}}}), "promoted", left.to_owned()))
+    Ok(Order::Patch(
+        json!({"spec": {"control": {"promote": order}}}),
+        "promoted",
+        left.to_owned(),
+    ))
 }
 
 fn abort(upgrade: &Upgrade) -> Result<Order, Refusal> {
     let phase = status(upgrade).phase;
     if phase.is_terminal() {
-        return Err(senseless(upgrade, "it has ended, so there is nothing to take back"));
+        return Err(senseless(
+            upgrade,
+            "it has ended, so there is nothing to take back",
+        ));
     }
     if upgrade.spec.control.as_ref().is_some_and(|c| c.abort) {
         return Ok(Order::Already("aborted already"));
@@ -183,7 +222,11 @@ fn abort(upgrade: &Upgrade) -> Result<Order, Refusal> {
     } else {
         "nothing was touched yet, and nothing will be"
     };
-    Ok(Order::Patch(json!({"spec": {"control": {"abort": true}}}), "aborted", left.to_owned()))
+    Ok(Order::Patch(
+        json!({"spec": {"control": {"abort": true}}}),
+        "aborted",
+        left.to_owned(),
+    ))
 }
 
 fn retry(upgrade: &Upgrade) -> Result<Order, Refusal> {
@@ -191,9 +234,17 @@ fn retry(upgrade: &Upgrade) -> Result<Order, Refusal> {
     match status.phase {
         Phase::Degraded | Phase::RolledBack | Phase::Aborted | Phase::Failed => {}
         Phase::Rejected => {
-            return Err(senseless(upgrade, "a rejection is final; make another Upgrade"));
+            return Err(senseless(
+                upgrade,
+                "a rejection is final; make another Upgrade",
+            ));
         }
-        _ => return Err(senseless(upgrade, "only one that failed or was taken back is started over")),
+        _ => {
+            return Err(senseless(
+                upgrade,
+                "only one that failed or was taken back is started over",
+            ));
+        }
     }
     let attempt = status.attempt + 1;
     // An old promote order stays: it names the attempt it was for, and each order is a right of its own.
@@ -236,8 +287,11 @@ mod tests {
     fn promote_names_the_very_pause_it_ends() {
         let promote = |full| Verb::Promote { full };
         let got = body(promote(false), &upgrade("Paused", 1, json!({})));
-        assert_eq!(got, json!({"spec": {"control": {"promote":
-            {"attempt": 2, "stage": 0, "step": 1, "full": null}}}}));
+        assert_eq!(
+            got,
+            json!({"spec": {"control": {"promote":
+            {"attempt": 2, "stage": 0, "step": 1, "full": null}}}})
+        );
         let got = body(promote(true), &upgrade("Progressing", 2, json!({})));
         assert_eq!(got["spec"]["control"]["promote"]["full"], true);
         for (phase, step, spec, part) in [
@@ -258,7 +312,10 @@ mod tests {
         assert_eq!(refusal.hints, ["kubectl upgrade promote web-v2 -n shop"]);
         let held = upgrade("Paused", 1, json!({"paused": true}));
         assert_eq!(body(Verb::Resume, &held), json!({"spec": {"paused": null}}));
-        assert_eq!(body(Verb::Resume, &upgrade("Progressing", 0, json!({}))), json!("not paused"));
+        assert_eq!(
+            body(Verb::Resume, &upgrade("Progressing", 0, json!({}))),
+            json!("not paused")
+        );
     }
 
     #[test]
@@ -275,8 +332,14 @@ mod tests {
 
     #[test]
     fn retry_counts_up_and_takes_the_abort_back() {
-        let got = body(Verb::Retry, &upgrade("RolledBack", 0, json!({"control": {"abort": true}})));
-        assert_eq!(got, json!({"spec": {"control": {"abort": null, "retry": 3}}}));
+        let got = body(
+            Verb::Retry,
+            &upgrade("RolledBack", 0, json!({"control": {"abort": true}})),
+        );
+        assert_eq!(
+            got,
+            json!({"spec": {"control": {"abort": null, "retry": 3}}})
+        );
         assert!(order(Verb::Retry, &upgrade("Progressing", 0, json!({}))).is_err());
     }
 }

@@ -50,18 +50,31 @@ pub async fn run(
     Ok(Exit::Done)
 }
 
-fn nothing_in_flight(upgrades: &[Upgrade], force: bool, printer: &mut Printer) -> anyhow::Result<()> {
+fn nothing_in_flight(
+    upgrades: &[Upgrade],
+    force: bool,
+    printer: &mut Printer,
+) -> anyhow::Result<()> {
     let flying: Vec<String> = upgrades
         .iter()
         .filter(|u| status(u).phase.is_in_flight())
-        .map(|u| format!("{}/{} ({})", u.namespace().unwrap_or_default(), u.name_any(), status(u).phase))
+        .map(|u| {
+            format!(
+                "{}/{} ({})",
+                u.namespace().unwrap_or_default(),
+                u.name_any(),
+                status(u).phase
+            )
+        })
         .collect();
     if flying.is_empty() {
         return Ok(());
     }
     let text = format!("Upgrades are in flight: {}", flying.join(", "));
     if force {
-        printer.warn(&format!("{text}; their workloads stay as they stand, with our settings on them"))?;
+        printer.warn(&format!(
+            "{text}; their workloads stay as they stand, with our settings on them"
+        ))?;
         return Ok(());
     }
     Err(Refusal::blocked("UpgradesInFlight", text)
@@ -78,15 +91,24 @@ async fn remove(
     item: &Item,
 ) -> Result<(), Refusal> {
     // A kind that is not served has no objects.
-    let Ok(api) = api_of(session, served, item) else { return Ok(()) };
+    let Ok(api) = api_of(session, served, item) else {
+        return Ok(());
+    };
     let dry = match args.dry_run {
         DryRun::None => "",
         DryRun::Client => " (dry run)",
         DryRun::Server => " (server dry run)",
     };
     let word = if args.dry_run == DryRun::Client {
-        let found = api.get_metadata_opt(&item.id.name).await.map_err(|e| explain(session, &e))?;
-        if found.is_some() { "deleted" } else { "not there" }
+        let found = api
+            .get_metadata_opt(&item.id.name)
+            .await
+            .map_err(|e| explain(session, &e))?;
+        if found.is_some() {
+            "deleted"
+        } else {
+            "not there"
+        }
     } else {
         let mut params = DeleteParams::background();
         params.dry_run = args.dry_run == DryRun::Server;
@@ -98,21 +120,33 @@ async fn remove(
     };
     let said = match args.output.output {
         Some(Format::Json) => {
-            json!({"object": item.reference(), "reason": word, "dryRun": !dry.is_empty()}).to_string()
+            json!({"object": item.reference(), "reason": word, "dryRun": !dry.is_empty()})
+                .to_string()
         }
         Some(Format::Name) => item.reference(),
         _ => format!("{} {word}{dry}", item.reference()),
     };
-    printer.data(&said).map_err(|e| Refusal::new("OutputFailed", e.to_string()))
+    printer
+        .data(&said)
+        .map_err(|e| Refusal::new("OutputFailed", e.to_string()))
 }
 
 /// Nobody is left who would take a finalizer off, and a CRD goes only after its objects.
 async fn let_go(session: &Session, upgrades: &[Upgrade]) -> Result<(), Refusal> {
     for upgrade in upgrades.iter().filter(|u| !u.finalizers().is_empty()) {
-        let api: Api<Upgrade> =
-            Api::namespaced(session.client.clone(), &upgrade.namespace().unwrap_or_default());
+        let api: Api<Upgrade> = Api::namespaced(
+            session.client.clone(),
+            &upgrade.namespace().unwrap_or_default(),
+        );
         let body = json!({"metadata": {"finalizers": null}});
-        match api.patch(&upgrade.name_any(), &PatchParams::default(), &Patch::Merge(&body)).await {
+        match api
+            .patch(
+                &upgrade.name_any(),
+                &PatchParams::default(),
+                &Patch::Merge(&body),
+            )
+            .await
+        {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(error) => return Err(explain(session, &error)),

@@ -9,6 +9,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::Api;
 use kube::{Client, CustomResourceExt};
 use serde::Serialize;
+use std::fmt::Write;
 use upgrade_core::api::{SERVICE_ACCOUNT, SYSTEM_NAMESPACE, Upgrade};
 
 /// What is where.
@@ -73,7 +74,9 @@ async fn ask(session: &Session, versions: &mut Versions) {
 
 async fn served(client: &Client) -> Vec<String> {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let Ok(Some(crd)) = api.get_opt(Upgrade::crd_name()).await else { return Vec::new() };
+    let Ok(Some(crd)) = api.get_opt(Upgrade::crd_name()).await else {
+        return Vec::new();
+    };
     let group = crd.spec.group;
     let versions = crd.spec.versions.into_iter().filter(|v| v.served);
     versions.map(|v| format!("{group}/{}", v.name)).collect()
@@ -101,10 +104,11 @@ fn text(versions: &Versions, client_only: bool) -> String {
     } else {
         versions.served.join(", ")
     };
-    text.push_str(&format!(
+    let _ = write!(
+        text,
         "Kubernetes: {}\nServed:     {served}\nController: {}\n",
         or_none(&versions.kubernetes),
         or_none(&versions.controller)
-    ));
+    );
     text
 }

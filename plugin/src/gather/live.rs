@@ -8,8 +8,8 @@ use crate::output::hint::nearest;
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use kube::api::{Api, ListParams};
 use kube::ResourceExt;
+use kube::api::{Api, ListParams};
 use upgrade_core::plan::{Autoscaler, Workload};
 
 /// Requests under way at once.
@@ -31,18 +31,28 @@ pub async fn deployments(
             }
         }
     };
-    stream::iter(references.to_vec()).map(one).buffered(AT_ONCE).try_collect().await
+    stream::iter(references.to_vec())
+        .map(one)
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await
 }
 
 async fn missing(session: &Session, api: &Api<Deployment>, name: &str) -> Refusal {
     let place = &session.namespace;
-    let refusal = Refusal::new("NoSuchWorkload", format!("no deploy/{name} in namespace {place}"));
+    let refusal = Refusal::new(
+        "NoSuchWorkload",
+        format!("no deploy/{name} in namespace {place}"),
+    );
     let all = api.list_metadata(&ListParams::default().limit(500)).await;
-    let names: Vec<String> =
-        all.map(|l| l.items.iter().map(ResourceExt::name_any).collect()).unwrap_or_default();
+    let names: Vec<String> = all
+        .map(|l| l.items.iter().map(ResourceExt::name_any).collect())
+        .unwrap_or_default();
     match nearest(name, names.iter().map(String::as_str)) {
         Some(near) => refusal.hint(format!("did you mean deploy/{near}?")),
-        None => refusal.hint(format!("kubectl get deploy -n {place}; another namespace is given with -n")),
+        None => refusal.hint(format!(
+            "kubectl get deploy -n {place}; another namespace is given with -n"
+        )),
     }
 }
 
@@ -59,9 +69,8 @@ pub async fn autoscalers(session: &Session, workloads: &mut [Workload]) {
     for workload in workloads {
         let name = workload.live.name_any();
         let found = all.items.iter().find(|h| {
-            h.spec.as_ref().is_some_and(|s| {
-                s.scale_target_ref.kind == "Deployment" && s.scale_target_ref.name == name
-            })
+            let scaled = &h.spec.scale_target_ref;
+            scaled.kind == "Deployment" && scaled.name == name
         });
         if let Some(hpa) = found {
             workload.autoscaler = Autoscaler::Named(hpa.name_any());

@@ -40,7 +40,10 @@ pub async fn compare(
 ) -> Result<Found, Refusal> {
     choose_namespace(session, &objects);
     let discovery = Discovery::new(session.client.clone());
-    let kinds = discovery.run_aggregated().await.map_err(|e| explain(session, &e))?;
+    let kinds = discovery
+        .run_aggregated()
+        .await
+        .map_err(|e| explain(session, &e))?;
     let session = &*session;
     let look = |(id, target): (ObjectId, Value)| {
         let kind = resolve(&kinds, &id);
@@ -49,13 +52,24 @@ pub async fn compare(
             Ok::<_, Refusal>((id, target, live))
         }
     };
-    let all: Vec<(ObjectId, Value, Live)> =
-        stream::iter(objects).map(look).buffered(AT_ONCE).try_collect().await?;
-    let mut found = Found { workloads: Vec::new(), unchanged: 0, not_carried: Vec::new() };
+    let all: Vec<(ObjectId, Value, Live)> = stream::iter(objects)
+        .map(look)
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await?;
+    let mut found = Found {
+        workloads: Vec::new(),
+        unchanged: 0,
+        not_carried: Vec::new(),
+    };
     for (id, target, live) in all {
         match live {
             Live::Unseen(why) => {
-                found.not_carried.push(NotCarried { object: id.to_string(), why, differences: Vec::new() });
+                found.not_carried.push(NotCarried {
+                    object: id.to_string(),
+                    why,
+                    differences: Vec::new(),
+                });
             }
             Live::Looked(live) => sort_in(session, &mut found, &id, &target, live)?,
         }
@@ -69,7 +83,8 @@ fn choose_namespace(session: &mut Session, objects: &[(ObjectId, Value)]) {
         return;
     }
     let carried = objects.iter().filter(|(id, _)| id.is_carried());
-    let mut named: BTreeSet<Option<&str>> = carried.map(|(id, _)| id.namespace.as_deref()).collect();
+    let mut named: BTreeSet<Option<&str>> =
+        carried.map(|(id, _)| id.namespace.as_deref()).collect();
     if let (1, Some(Some(one))) = (named.len(), named.pop_first()) {
         one.clone_into(&mut session.namespace);
     }
@@ -78,7 +93,9 @@ fn choose_namespace(session: &mut Session, objects: &[(ObjectId, Value)]) {
 fn resolve(kinds: &Discovery, id: &ObjectId) -> Option<(ApiResource, Scope)> {
     let (group, version) = id.group_version();
     let gvk = GroupVersionKind::gvk(group, version, &id.kind);
-    kinds.resolve_gvk(&gvk).map(|(resource, capabilities)| (resource, capabilities.scope))
+    kinds
+        .resolve_gvk(&gvk)
+        .map(|(resource, capabilities)| (resource, capabilities.scope))
 }
 
 async fn read(
@@ -87,7 +104,10 @@ async fn read(
     id: &ObjectId,
 ) -> Result<Live, Refusal> {
     let Some((resource, scope)) = kind else {
-        return Ok(Live::Unseen(format!("the cluster serves no {} of {}", id.kind, id.api_version)));
+        return Ok(Live::Unseen(format!(
+            "the cluster serves no {} of {}",
+            id.kind, id.api_version
+        )));
     };
     let api: Api<DynamicObject> = match scope {
         Scope::Cluster => Api::all_with(session.client.clone(), &resource),
@@ -109,9 +129,9 @@ async fn read(
             Ok(Live::Looked(Some(value)))
         }
         // Not being allowed to see a Role is no reason not to upgrade a Deployment.
-        Err(kube::Error::Api(status)) if status.is_forbidden() && !id.is_carried() => {
-            Ok(Live::Unseen("you may not read it, so what would change is not known".to_owned()))
-        }
+        Err(kube::Error::Api(status)) if status.is_forbidden() && !id.is_carried() => Ok(
+            Live::Unseen("you may not read it, so what would change is not known".to_owned()),
+        ),
         Err(error) => Err(explain(session, &error)),
     }
 }
@@ -129,7 +149,11 @@ fn sort_in(
         return Ok(());
     }
     let mut leave = |why: &str, differences| {
-        found.not_carried.push(NotCarried { object: id.to_string(), why: why.to_owned(), differences });
+        found.not_carried.push(NotCarried {
+            object: id.to_string(),
+            why: why.to_owned(),
+            differences,
+        });
     };
     let Comparison::Live { images, other } = comparison else {
         leave("is not there yet", Vec::new());
@@ -156,11 +180,16 @@ fn sort_in(
             "-f: {id} is in namespace {elsewhere}, but an Upgrade is for one namespace, here {}",
             session.namespace
         );
-        return Err(Refusal::new("OtherNamespace", message)
-            .hint(format!("make one Upgrade for each namespace: -n {elsewhere}")));
+        return Err(Refusal::new("OtherNamespace", message).hint(format!(
+            "make one Upgrade for each namespace: -n {elsewhere}"
+        )));
     }
     let live = serde_json::from_value(live.unwrap_or_default())
         .map_err(|e| Refusal::new("InternalError", format!("{id}: {e}")))?;
-    found.workloads.push(Workload { live, images, autoscaler: Autoscaler::None });
+    found.workloads.push(Workload {
+        live,
+        images,
+        autoscaler: Autoscaler::None,
+    });
     Ok(())
 }

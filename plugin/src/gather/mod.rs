@@ -12,6 +12,7 @@ use crate::client::Session;
 use crate::lower::{Change, Intent};
 use crate::output::Refusal;
 use serde::Serialize;
+use std::fmt::Write;
 use upgrade_core::plan::{Difference, Plan, Request, Workload, plan};
 
 /// A plan, and what the manifests say besides.
@@ -42,7 +43,10 @@ pub struct NotCarried {
     pub differences: Vec<Difference>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_zero(n: &usize) -> bool {
     *n == 0
 }
@@ -50,13 +54,21 @@ fn is_zero(n: &usize) -> bool {
 /// Reads what runs and makes the plan. The session's namespace may come from the manifests.
 pub async fn prepare(session: &mut Session, intent: &Intent) -> anyhow::Result<Prepared> {
     let (workloads, unchanged, not_carried) = match &intent.change {
-        Change::Images { workloads, images } => {
-            (images::by_container(session, workloads, images).await?, 0, Vec::new())
-        }
-        Change::Tag { workloads, tag } => {
-            (images::by_tag(session, workloads, tag).await?, 0, Vec::new())
-        }
-        Change::Manifests { sources, recursive, images_only } => {
+        Change::Images { workloads, images } => (
+            images::by_container(session, workloads, images).await?,
+            0,
+            Vec::new(),
+        ),
+        Change::Tag { workloads, tag } => (
+            images::by_tag(session, workloads, tag).await?,
+            0,
+            Vec::new(),
+        ),
+        Change::Manifests {
+            sources,
+            recursive,
+            images_only,
+        } => {
             let objects = files::read(sources, *recursive)?;
             let found = manifests::compare(session, objects).await?;
             if !images_only && !found.not_carried.is_empty() {
@@ -66,7 +78,11 @@ pub async fn prepare(session: &mut Session, intent: &Intent) -> anyhow::Result<P
         }
     };
     let prepared = finish(session, intent, workloads).await?;
-    Ok(Prepared { plan: prepared, unchanged, not_carried })
+    Ok(Prepared {
+        plan: prepared,
+        unchanged,
+        not_carried,
+    })
 }
 
 async fn finish(
@@ -75,7 +91,10 @@ async fn finish(
     mut workloads: Vec<Workload>,
 ) -> Result<Plan, Refusal> {
     if workloads.iter().all(|w| w.images.is_empty()) {
-        return Err(Refusal::new("NothingToDo", "nothing to upgrade: the images are what runs already"));
+        return Err(Refusal::new(
+            "NothingToDo",
+            "nothing to upgrade: the images are what runs already",
+        ));
     }
     live::autoscalers(session, &mut workloads).await;
     let request = Request {
@@ -95,10 +114,15 @@ fn more_than_images(found: &manifests::Found) -> Refusal {
          the upgrade:",
     );
     for item in found.not_carried.iter().take(SHOWN) {
-        text.push_str(&format!("\n  {}", not_carried_line(item)));
+        let _ = write!(text, "\n  {}", not_carried_line(item));
     }
-    if let Some(more) = found.not_carried.len().checked_sub(SHOWN).filter(|n| *n > 0) {
-        text.push_str(&format!("\n  and {more} more"));
+    if let Some(more) = found
+        .not_carried
+        .len()
+        .checked_sub(SHOWN)
+        .filter(|n| *n > 0)
+    {
+        let _ = write!(text, "\n  and {more} more");
     }
     Refusal::new("MoreThanImages", text)
         .hint("apply the rest separately (`kubectl diff` and `kubectl apply`), then upgrade the images")
@@ -114,8 +138,12 @@ pub fn not_carried_line(item: &NotCarried) -> String {
         n if n <= SHOWN => format!("{}: {}: {}", item.object, item.why, paths.join(", ")),
         n => {
             let some = paths.get(..SHOWN).unwrap_or(&paths).join(", ");
-            format!("{}: {}: {some} and {} more", item.object, item.why, n - SHOWN)
+            format!(
+                "{}: {}: {some} and {} more",
+                item.object,
+                item.why,
+                n - SHOWN
+            )
         }
     }
 }
-

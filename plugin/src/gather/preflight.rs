@@ -4,8 +4,8 @@ use crate::client::Session;
 use crate::objects::{list, status, upgrades};
 use crate::output::Refusal;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, ListParams};
 use kube::ResourceExt;
+use kube::api::{Api, ListParams};
 use upgrade_core::api::{GOVERNED_LABEL, Upgrade};
 use upgrade_core::plan::{Notice, Plan, Severity, build};
 
@@ -32,15 +32,22 @@ pub fn rivals(plan: &Plan, existing: &[Upgrade]) -> Result<(), Refusal> {
             format!("deploy/{shared} is in Upgrade {name} already ({phase})"),
         );
         return Err(refusal
-            .hint(format!("see where it is: kubectl upgrade status {name} -n {place}"))
-            .hint(format!("or end it first: kubectl upgrade abort {name} -n {place}")));
+            .hint(format!(
+                "see where it is: kubectl upgrade status {name} -n {place}"
+            ))
+            .hint(format!(
+                "or end it first: kubectl upgrade abort {name} -n {place}"
+            )));
     }
     Ok(())
 }
 
 fn targets(spec: &upgrade_core::api::UpgradeSpec) -> Vec<&str> {
     let stages = spec.stages.iter().filter_map(|s| s.workloads.as_ref());
-    stages.flat_map(|w| &w.targets).map(|t| t.name.as_str()).collect()
+    stages
+        .flat_map(|w| &w.targets)
+        .map(|t| t.name.as_str())
+        .collect()
 }
 
 /// What to do about the name of the plan.
@@ -55,7 +62,9 @@ pub enum Naming {
 /// Finds a free name, or says that the very Upgrade is there already.
 pub fn settle_name(plan: &mut Plan, given: bool, existing: &[Upgrade]) -> Result<Naming, Refusal> {
     let find = |name: &str| existing.iter().find(|u| u.name_any() == name);
-    let Some(other) = find(&plan.name) else { return Ok(Naming::Free) };
+    let Some(other) = find(&plan.name) else {
+        return Ok(Naming::Free);
+    };
     let phase = status(other).phase;
     let same = crate::objects::hash(other) == plan.plan_hash;
     if same && !phase.is_terminal() {
@@ -68,7 +77,9 @@ pub fn settle_name(plan: &mut Plan, given: bool, existing: &[Upgrade]) -> Result
             format!("Upgrade {name} exists in namespace {place} already ({phase})"),
         );
         let refusal = if same {
-            refusal.hint(format!("start it over: kubectl upgrade retry {name} -n {place}"))
+            refusal.hint(format!(
+                "start it over: kubectl upgrade retry {name} -n {place}"
+            ))
         } else {
             refusal
         };
@@ -81,7 +92,10 @@ pub fn settle_name(plan: &mut Plan, given: bool, existing: &[Upgrade]) -> Result
         let start: String = base.chars().take(room).collect();
         format!("{}{end}", start.trim_end_matches(['-', '.']))
     });
-    let free = free.into_iter().find(|name| find(name).is_none()).unwrap_or(base);
+    let free = free
+        .into_iter()
+        .find(|name| find(name).is_none())
+        .unwrap_or(base);
     build::rename(plan, free);
     Ok(Naming::Free)
 }
@@ -90,8 +104,13 @@ pub fn settle_name(plan: &mut Plan, given: bool, existing: &[Upgrade]) -> Result
 pub async fn governance(session: &Session, plan: &mut Plan) {
     let api: Api<Namespace> = Api::all(session.client.clone());
     // Not being allowed to read the namespace is no reason to stop, nor to guess.
-    let Ok(Some(namespace)) = api.get_opt(&plan.namespace).await else { return };
-    let governed = namespace.labels().get(GOVERNED_LABEL).is_some_and(|v| v != "false");
+    let Ok(Some(namespace)) = api.get_opt(&plan.namespace).await else {
+        return;
+    };
+    let governed = namespace
+        .labels()
+        .get(GOVERNED_LABEL)
+        .is_some_and(|v| v != "false");
     if governed {
         return;
     }
@@ -100,5 +119,12 @@ pub async fn governance(session: &Session, plan: &mut Plan) {
          `kubectl label namespace {0} {GOVERNED_LABEL}=true` closes that",
         plan.namespace
     );
-    plan.notices.insert(0, Notice { severity: Severity::Risk, reason: "NotGoverned", message });
+    plan.notices.insert(
+        0,
+        Notice {
+            severity: Severity::Risk,
+            reason: "NotGoverned",
+            message,
+        },
+    );
 }

@@ -41,17 +41,28 @@ pub struct Refusal {
 impl Refusal {
     /// An error.
     pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), hints: Vec::new(), exit: Exit::Failed }
+        Self {
+            reason,
+            message: message.into(),
+            hints: Vec::new(),
+            exit: Exit::Failed,
+        }
     }
 
     /// Something is wrong with the command line.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Usage, ..Self::new("BadUsage", message) }
+        Self {
+            exit: Exit::Usage,
+            ..Self::new("BadUsage", message)
+        }
     }
 
     /// Something or somebody holds it.
     pub fn blocked(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { exit: Exit::Blocked, ..Self::new(reason, message) }
+        Self {
+            exit: Exit::Blocked,
+            ..Self::new(reason, message)
+        }
     }
 
     /// Adds what would help.
@@ -91,7 +102,9 @@ pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
     names
         .into_iter()
         .map(|name| (distance(typed, name), name))
-        .filter(|(d, name)| *d <= (name.len().max(typed.len()) / 3).max(1) || name.starts_with(typed))
+        .filter(|(d, name)| {
+            *d <= name.len().max(typed.len()).div_ceil(2).min(3) || name.starts_with(typed)
+        })
         .min_by_key(|(d, _)| *d)
         .map(|(_, name)| name)
 }
@@ -123,9 +136,22 @@ mod tests {
     #[test]
     fn a_near_miss_is_found_and_a_stranger_is_not() {
         assert_eq!(nearest("wbe", ["web", "api"]), Some("web"));
-        assert_eq!(nearest("fronted", ["frontend", "adservice"]), Some("frontend"));
-        assert_eq!(nearest("front", ["frontend", "adservice"]), Some("frontend"));
+        assert_eq!(
+            nearest("fronted", ["frontend", "adservice"]),
+            Some("frontend")
+        );
+        assert_eq!(
+            nearest("front", ["frontend", "adservice"]),
+            Some("frontend")
+        );
         assert_eq!(nearest("database", ["web", "api"]), None);
-        assert_eq!((distance("kitten", "sitting"), distance("", "ab"), distance("a", "a")), (3, 2, 0));
+        assert_eq!(
+            (
+                distance("kitten", "sitting"),
+                distance("", "ab"),
+                distance("a", "a")
+            ),
+            (3, 2, 0)
+        );
     }
 }

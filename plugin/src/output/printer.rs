@@ -53,21 +53,26 @@ impl Printer {
         };
         let out = AutoStream::new(io::stdout(), choose(choice, io::stdout().is_terminal()));
         let err = AutoStream::new(io::stderr(), choose(choice, io::stderr().is_terminal()));
-        Self { out, err, drawn: 0, marks: Marks::from_locale() }
+        Self {
+            out,
+            err,
+            drawn: 0,
+            marks: Marks::from_locale(),
+        }
     }
 
     /// Whether a person looks at stdout and lines can be redrawn.
-    pub fn is_live(&self) -> bool {
+    pub fn is_live() -> bool {
         io::stdout().is_terminal() && std::env::var("TERM").is_ok_and(|t| t != "dumb")
     }
 
     /// Whether a person can be asked.
-    pub fn can_ask(&self) -> bool {
+    pub fn can_ask() -> bool {
         io::stdin().is_terminal()
     }
 
     /// Columns of the terminal; `None` where stdout is none.
-    pub fn width(&self) -> Option<usize> {
+    pub fn width() -> Option<usize> {
         if !io::stdout().is_terminal() {
             return None;
         }
@@ -125,7 +130,10 @@ impl Printer {
         self.err.flush()?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
-        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+        Ok(matches!(
+            answer.trim().to_ascii_lowercase().as_str(),
+            "y" | "yes"
+        ))
     }
 
     /// A refusal, for stderr: as text, or as one JSON object where JSON was asked for.
@@ -153,7 +161,9 @@ fn choose(choice: ColorChoice, terminal: bool) -> ColorChoice {
     let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
     match choice {
         ColorChoice::Auto if set("NO_COLOR") => ColorChoice::Never,
-        ColorChoice::Auto if std::env::var("CLICOLOR_FORCE").is_ok_and(|v| !v.is_empty() && v != "0") => {
+        ColorChoice::Auto
+            if std::env::var("CLICOLOR_FORCE").is_ok_and(|v| !v.is_empty() && v != "0") =>
+        {
             ColorChoice::Always
         }
         ColorChoice::Auto if !terminal || std::env::var("TERM").is_ok_and(|t| t == "dumb") => {
@@ -165,5 +175,9 @@ fn choose(choice: ColorChoice, terminal: bool) -> ColorChoice {
 }
 
 fn ended(text: &str) -> String {
-    if text.is_empty() || text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") }
+    if text.is_empty() || text.ends_with('\n') {
+        text.to_owned()
+    } else {
+        format!("{text}\n")
+    }
 }

@@ -41,7 +41,11 @@ pub fn render(upgrade: &Upgrade, view: &View<'_>) -> String {
 
 fn header(upgrade: &Upgrade, view: &View<'_>) -> String {
     let status = crate::objects::status(upgrade);
-    let place = format!("{}/{}", upgrade.namespace().unwrap_or_default(), upgrade.name_any());
+    let place = format!(
+        "{}/{}",
+        upgrade.namespace().unwrap_or_default(),
+        upgrade.name_any()
+    );
     let count = match (status.phase, describe::approval_count(upgrade)) {
         (Phase::AwaitingApproval, Some(count)) => format!(" ({count})"),
         _ => String::new(),
@@ -70,7 +74,9 @@ pub fn mark(phase: Phase, marks: Marks) -> &'static str {
         Phase::Progressing => marks.pick("⟳", ">"),
         Phase::AwaitingApproval | Phase::Paused => marks.pick("॥", "||"),
         Phase::RollingBack => marks.pick("↩", "<"),
-        Phase::RolledBack | Phase::Aborted | Phase::Rejected | Phase::Failed => marks.pick("✖", "x"),
+        Phase::RolledBack | Phase::Aborted | Phase::Rejected | Phase::Failed => {
+            marks.pick("✖", "x")
+        }
         Phase::Degraded => marks.pick("⚠", "!"),
         Phase::Pending => marks.pick("•", "."),
     }
@@ -105,10 +111,21 @@ fn stage_rows(
     last: bool,
     marks: Marks,
 ) {
-    let branch = if last { marks.pick("└─", "`-") } else { marks.pick("├─", "|-") };
+    let branch = if last {
+        marks.pick("└─", "`-")
+    } else {
+        marks.pick("├─", "|-")
+    };
     let (word, info) = stage_state(upgrade, index);
-    table.row([format!("{branch}{} {}", index + 1, stage.name), "Stage".to_owned(), word, info]);
-    let Some(workloads) = &stage.workloads else { return };
+    table.row([
+        format!("{branch}{} {}", index + 1, stage.name),
+        "Stage".to_owned(),
+        word,
+        info,
+    ]);
+    let Some(workloads) = &stage.workloads else {
+        return;
+    };
     let seen = upgrade
         .status
         .as_ref()
@@ -116,13 +133,19 @@ fn stage_rows(
         .map(|s| s.targets.as_slice())
         .unwrap_or_default();
     for (i, target) in workloads.targets.iter().enumerate() {
-        let stem = if last { "   " } else { marks.pick("│  ", "|  ") };
+        let stem = if last {
+            "   "
+        } else {
+            marks.pick("│  ", "|  ")
+        };
         let leaf = if i + 1 == workloads.targets.len() {
             marks.pick("└─", "`-")
         } else {
             marks.pick("├─", "|-")
         };
-        let status = seen.iter().find(|t| t.kind == target.kind && t.name == target.name);
+        let status = seen
+            .iter()
+            .find(|t| t.kind == target.kind && t.name == target.name);
         let (word, info) = target_state(target, status, marks);
         let name = format!("{stem}{leaf}{}/{}", short(target.kind), target.name);
         table.row([name, target.kind.to_string(), word, info]);
@@ -144,8 +167,9 @@ fn short(kind: WorkloadKind) -> &'static str {
 fn stage_state(upgrade: &Upgrade, index: usize) -> (String, String) {
     let status = crate::objects::status(upgrade);
     let at = usize::try_from(status.current_stage_index).unwrap_or(0);
-    let strategy =
-        describe::strategy(upgrade, index).map(describe::strategy_text).unwrap_or_default();
+    let strategy = describe::strategy(upgrade, index)
+        .map(describe::strategy_text)
+        .unwrap_or_default();
     let started = status.phase.is_in_flight() || status.phase == Phase::Completed;
     if index < at || status.phase == Phase::Completed {
         return ("Done".to_owned(), strategy);
@@ -163,17 +187,25 @@ fn stage_state(upgrade: &Upgrade, index: usize) -> (String, String) {
     (status.phase.to_string(), info)
 }
 
-fn target_state(target: &WorkloadTarget, seen: Option<&TargetStatus>, marks: Marks) -> (String, String) {
+fn target_state(
+    target: &WorkloadTarget,
+    seen: Option<&TargetStatus>,
+    marks: Marks,
+) -> (String, String) {
     let arrow = marks.pick("→", "->");
     let images = || {
         let changes = target.images.iter().map(|c| {
-            let (from, to) =
-                (upgrade_core::plan::build::version(&c.from), upgrade_core::plan::build::version(&c.to));
+            let (from, to) = (
+                upgrade_core::plan::build::version(&c.from),
+                upgrade_core::plan::build::version(&c.to),
+            );
             format!("{} {from} {arrow} {to}", c.container)
         });
         changes.collect::<Vec<_>>().join(", ")
     };
-    let Some(seen) = seen else { return ("Pending".to_owned(), images()) };
+    let Some(seen) = seen else {
+        return ("Pending".to_owned(), images());
+    };
     let info = match seen.phase {
         TargetPhase::Pending | TargetPhase::Completed | TargetPhase::RolledBack => images(),
         _ => {
@@ -182,7 +214,11 @@ fn target_state(target: &WorkloadTarget, seen: Option<&TargetStatus>, marks: Mar
                 "{bar} {} %  {} new ({} ready) + {} old of {}",
                 seen.effective_weight, seen.canary, seen.canary_ready, seen.stable, seen.replicas
             );
-            if seen.message.is_empty() { counts } else { format!("{counts}  {}", seen.message) }
+            if seen.message.is_empty() {
+                counts
+            } else {
+                format!("{counts}  {}", seen.message)
+            }
         }
     };
     (format!("{:?}", seen.phase), info)
@@ -197,8 +233,14 @@ fn bar(percent: i32, marks: Marks) -> String {
 /// One line for a change, where nobody looks at a terminal.
 pub fn line(upgrade: &Upgrade, view: &View<'_>) -> String {
     let status = crate::objects::status(upgrade);
-    let mut text = format!("{} {}", crate::objects::reference(&upgrade.name_any()), status.phase);
-    if let (Phase::AwaitingApproval, Some(count)) = (status.phase, describe::approval_count(upgrade)) {
+    let mut text = format!(
+        "{} {}",
+        crate::objects::reference(&upgrade.name_any()),
+        status.phase
+    );
+    if let (Phase::AwaitingApproval, Some(count)) =
+        (status.phase, describe::approval_count(upgrade))
+    {
         let _ = write!(text, " ({count})");
     }
     if status.phase.is_in_flight() {

@@ -90,7 +90,9 @@ fn repository_moves(changes: &[&ImageChange], found: &mut Vec<Notice>) {
         let (Ok(from), Ok(to)) = (Image::parse(&change.from), Image::parse(&change.to)) else {
             continue;
         };
-        let (from, to) = (from.repository(), to.repository());
+        // Docker Hub under the name that people write.
+        let shown = |i: &Image| i.repository().replacen("index.docker.io/", "docker.io/", 1);
+        let (from, to) = (shown(&from), shown(&to));
         if from == to {
             continue;
         }
@@ -127,7 +129,15 @@ fn versions(changes: &[&ImageChange], found: &mut Vec<Notice>) {
             } else {
                 &mut no_digest
             };
-            list.push(change.to.clone());
+            // The last part says which; the whole reference is in the plan.
+            list.push(
+                change
+                    .to
+                    .rsplit('/')
+                    .next()
+                    .unwrap_or(&change.to)
+                    .to_owned(),
+            );
         }
         if let Ok(from) = Image::parse(&change.from)
             && from.repository().rsplit('/').next() == to.repository().rsplit('/').next()

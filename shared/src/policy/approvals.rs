@@ -15,7 +15,10 @@ pub fn decide(review: &Review<'_>, change: &Change<UpgradeApproval>) -> Verdict 
         return Verdict::Allow;
     };
     let spec = &new.spec;
-    let object = format!("the approval of Upgrade {}/{}", review.namespace, spec.upgrade);
+    let object = format!(
+        "the approval of Upgrade {}/{}",
+        review.namespace, spec.upgrade
+    );
     if let Err(refusal) = identity(review, spec.approver.as_ref(), &object, "spec.approver") {
         return refusal.into();
     }
@@ -24,7 +27,11 @@ pub fn decide(review: &Review<'_>, change: &Change<UpgradeApproval>) -> Verdict 
             namespace: review.namespace.to_string(),
             name: spec.upgrade.clone(),
         }),
-        access: vec![AccessNeed::One(Access::upgrade("approve", &review.namespace, &spec.upgrade))],
+        access: vec![AccessNeed::One(Access::upgrade(
+            "approve",
+            &review.namespace,
+            &spec.upgrade,
+        ))],
         topic: Topic::Approval(ApprovalTopic {
             namespace: review.namespace.to_string(),
             upgrade: spec.upgrade.clone(),
@@ -44,10 +51,12 @@ pub fn confirm(topic: &ApprovalTopic, live: &Upgrade) -> Result<(), Box<Refusal>
             "`{}` may not say {:?} to Upgrade {}/{}",
             topic.approver.username, topic.decision, topic.namespace, topic.upgrade
         );
-        Err(Box::new(Refusal::new(reason, what, why, help).run(format!(
-            "kubectl upgrade status {} -n {}",
-            topic.upgrade, topic.namespace
-        ))))
+        Err(Box::new(Refusal::new(reason, what, why, help).run(
+            format!(
+                "kubectl upgrade status {} -n {}",
+                topic.upgrade, topic.namespace
+            ),
+        )))
     };
     let look = "look at the plan that is there now and decide on that one";
     let uid = live.metadata.uid.as_deref();
@@ -79,10 +88,14 @@ pub fn confirm(topic: &ApprovalTopic, live: &Upgrade) -> Result<(), Box<Refusal>
         return refuse(Reason::WrongPhase, format!("it is {phase}"), help);
     }
     let requester = live.spec.requester.as_ref().map(|r| r.username.as_str());
-    if topic.decision == Decision::Approved && requester.is_none_or(|r| r == topic.approver.username) {
+    if topic.decision == Decision::Approved
+        && requester.is_none_or(|r| r == topic.approver.username)
+    {
         let why = match requester {
             Some(_) => "you asked for it, and an approval is somebody else's word".to_owned(),
-            None => "it does not say who asked for it, so nobody can be shown to be another".to_owned(),
+            None => {
+                "it does not say who asked for it, so nobody can be shown to be another".to_owned()
+            }
         };
         let help = "another person with the verb `approve` has to look at it";
         return refuse(Reason::OwnUpgrade, why, help);

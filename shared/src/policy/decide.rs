@@ -57,7 +57,9 @@ pub fn confirm(question: &Question, answers: &Answers) -> Result<(), Box<Refusal
         (Some(_), Live::Found(upgrade)) => Some(upgrade.as_ref()),
         (Some(r), Live::Missing) => return Err(upgrades::missing(&r.namespace, &r.name).into()),
         (Some(r), Live::Failed(why)) => {
-            return Err(unconfirmed(&format!("reading Upgrade {}/{}", r.namespace, r.name), why).into());
+            return Err(
+                unconfirmed(&format!("reading Upgrade {}/{}", r.namespace, r.name), why).into(),
+            );
         }
         (Some(r), Live::NotAsked) => {
             let what = format!("reading Upgrade {}/{}", r.namespace, r.name);
@@ -105,7 +107,9 @@ pub(super) fn not_ready(what: &str) -> Refusal {
          it does not allow",
         "try again in a few seconds; if it stays so, its log says what it waits for",
     )
-    .run(format!("kubectl logs -n {SYSTEM_NAMESPACE} deploy/{SERVICE_ACCOUNT}"))
+    .run(format!(
+        "kubectl logs -n {SYSTEM_NAMESPACE} deploy/{SERVICE_ACCOUNT}"
+    ))
 }
 
 /// What the rules for workloads look at.
@@ -133,16 +137,30 @@ fn workload(snapshot: &Snapshot, review: &Review<'_>, change: &Change<Workload<'
         }
         return match place(snapshot, review, own) {
             Some(place) => create::decide(&place, new),
-            None => not_ready(&format!("{} {} cannot be created now", new.kind, review.named())).into(),
+            None => not_ready(&format!(
+                "{} {} cannot be created now",
+                new.kind,
+                review.named()
+            ))
+            .into(),
         };
     };
-    let tampering = if own { None } else { inflight::tampering(old, new) };
+    let tampering = if own {
+        None
+    } else {
+        inflight::tampering(old, new)
+    };
     let images = differ(&old.images, &new.images);
     if tampering.is_none() && !images {
         return Verdict::Allow;
     }
     let Some(place) = place(snapshot, review, own) else {
-        return not_ready(&format!("{} {} cannot be changed now", new.kind, review.named())).into();
+        return not_ready(&format!(
+            "{} {} cannot be changed now",
+            new.kind,
+            review.named()
+        ))
+        .into();
     };
     if !place.view.governed() {
         return Verdict::Allow;
@@ -155,8 +173,14 @@ fn workload(snapshot: &Snapshot, review: &Review<'_>, change: &Change<Workload<'
 
 fn place<'s>(snapshot: &'s Snapshot, review: &'s Review<'_>, own: bool) -> Option<Place<'s>> {
     let namespace = &*review.namespace;
-    let view = snapshot.namespace(namespace).filter(|_| snapshot.synced())?;
-    Some(Place { view, namespace, own })
+    let view = snapshot
+        .namespace(namespace)
+        .filter(|_| snapshot.synced())?;
+    Some(Place {
+        view,
+        namespace,
+        own,
+    })
 }
 
 impl<'s> Place<'s> {
@@ -171,7 +195,11 @@ impl<'s> Place<'s> {
         };
         let found: Vec<_> = self.view.policies().filter(selects).collect();
         if found.is_empty() && self.view.entry(new.kind, &new.name).is_some() {
-            return self.view.policies().filter(|p| p.includes(new.kind)).collect();
+            return self
+                .view
+                .policies()
+                .filter(|p| p.includes(new.kind))
+                .collect();
         }
         found
     }

@@ -25,6 +25,8 @@ pub mod review;
 pub mod snapshot;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod upgrades;
 pub mod workload;
 

@@ -29,6 +29,8 @@ pub enum Reason {
     SelectorTaken,
     /// An identity field does not say who made the request.
     IdentityMismatch,
+    /// An Upgrade from an image to itself.
+    NothingChanges,
     /// Another Upgrade has the workload already.
     WorkloadBusy,
     /// The user lacks a right.
@@ -65,6 +67,7 @@ impl Reason {
             Self::FirstInstall => "FirstInstall",
             Self::SelectorTaken => "SelectorTaken",
             Self::IdentityMismatch => "IdentityMismatch",
+            Self::NothingChanges => "NothingChanges",
             Self::WorkloadBusy => "WorkloadBusy",
             Self::AccessDenied => "AccessDenied",
             Self::FinalizerGuarded => "FinalizerGuarded",
@@ -107,7 +110,13 @@ impl Refusal {
         why: impl Into<String>,
         help: impl Into<String>,
     ) -> Self {
-        Self { reason, what: what.into(), why: why.into(), help: help.into(), command: None }
+        Self {
+            reason,
+            what: what.into(),
+            why: why.into(),
+            help: help.into(),
+            command: None,
+        }
     }
 
     /// The same with the command that helps.
@@ -120,8 +129,16 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\n  why: {}\n  help: {}", self.what, self.why, self.help)?;
-        match &self.command {
+        // kubectl prints `status.reason` for some commands only, so the message says it too.
+        let Self {
+            reason,
+            what,
+            why,
+            help,
+            command,
+        } = self;
+        write!(f, "{what} ({reason})\n  why: {why}\n  help: {help}")?;
+        match command {
             Some(command) => write!(f, "\n  run: {command}"),
             None => Ok(()),
         }

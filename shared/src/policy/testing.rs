@@ -1,13 +1,21 @@
 //! Objects for the tests of this module.
 
+use super::decide::{Verdict, decide};
+use super::review::{Change, Operation, Review, Subject, User};
 use super::snapshot::{Labels, Snapshot};
-use crate::api::{GOVERNED_LABEL, Upgrade, UpgradeLedger, UpgradePolicy};
+use super::workload::Workload;
+use crate::api::{GOVERNED_LABEL, Upgrade, UpgradeLedger, UpgradePolicy, WorkloadKind};
+use jiff::Timestamp;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 pub const US: &str = "system:serviceaccount:kubectl-upgrade-system:upgrade-webhook";
 
 pub fn labels(pairs: &[(&str, &str)]) -> Labels {
-    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect()
 }
 
 pub fn policy(name: &str, spec: Value) -> UpgradePolicy {
@@ -55,4 +63,89 @@ pub fn shop_with(spec: Value) -> Snapshot {
     ));
     s.set_synced(true);
     s
+}
+
+/// A Deployment `web` as JSON; `change` edits it.
+pub fn web(image: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut object = json!({"metadata": {"name": "web", "namespace": "shop", "labels": {"app": "web"}},
+        "spec": {"replicas": 3, "template": {"metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "web", "image": image}]}}}});
+    change(&mut object);
+    object
+}
+
+pub fn user(name: &str) -> User<'_> {
+    User {
+        username: name.into(),
+        uid: "".into(),
+        groups: Some(vec!["devs".into()]),
+        extra: None,
+    }
+}
+
+pub fn review<'a>(
+    name: &'a str,
+    operation: Operation,
+    subresource: &'a str,
+    subject: Subject<'a>,
+) -> Review<'a> {
+    Review {
+        uid: "u".into(),
+        operation,
+        subresource: subresource.into(),
+        namespace: "shop".into(),
+        name: "web".into(),
+        dry_run: false,
+        user: user(name),
+        subject,
+    }
+}
+
+/// The verdict on a workload; without `old` it is a CREATE.
+pub fn workload(
+    snapshot: &Snapshot,
+    name: &str,
+    kind: WorkloadKind,
+    old: Option<&Value>,
+    new: &Value,
+) -> Verdict {
+    let raw = |v: &Value| RawValue::from_string(v.to_string()).expect("valid JSON");
+    let (old, new) = (old.map(raw), raw(new));
+    let operation = if old.is_some() {
+        Operation::Update
+    } else {
+        Operation::Create
+    };
+    let parse = |r| Workload::parse(kind, r).expect("parses");
+    let change = Change {
+        old: old.as_deref().map(parse),
+        new: Some(parse(&new)),
+    };
+    let subject = Subject::Workload(Box::new(change));
+    decide(
+        snapshot,
+        &review(name, operation, "", subject),
+        Timestamp::UNIX_EPOCH,
+    )
+}
+
+/// "Allow", "Confirm" or the reason of the refusal; a refusal must be complete.
+pub fn outcome(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "Allow",
+        Verdict::Confirm(_) => "Confirm",
+        Verdict::Deny(refusal) => {
+            for text in [&refusal.what, &refusal.why, &refusal.help] {
+                assert!(!text.is_empty() && !text.ends_with('.'), "{refusal}");
+            }
+            assert!(
+                refusal
+                    .command
+                    .as_ref()
+                    .is_some_and(|c| c.starts_with("kubectl ")),
+                "{refusal}"
+            );
+            refusal.reason.as_str()
+        }
+    }
 }

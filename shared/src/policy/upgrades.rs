@@ -7,8 +7,9 @@ use super::question::{Access, AccessNeed, Question, Topic};
 use super::refusal::{Reason, Refusal};
 use super::review::{Change, Operation, Review};
 use super::snapshot::{Snapshot, targets};
-use crate::api::upgrade::Control;
+use crate::api::upgrade::{Control, WorkloadTarget};
 use crate::api::{Identity, Upgrade};
+use crate::image::same;
 
 /// Finalizer that keeps an Upgrade until the guarded fields of its workloads are put back.
 pub const RESTORE_FINALIZER: &str = "kubectl-upgrade.dev/restore";
@@ -33,17 +34,50 @@ pub fn decide(snapshot: &Snapshot, review: &Review<'_>, change: &Change<Upgrade>
 fn status(review: &Review<'_>) -> Refusal {
     Refusal::new(
         Reason::ControllerOnly,
-        format!("the status of Upgrade {} is written by the upgrade controller alone", review.named()),
-        format!("`{}` asked, and the status says what was approved and done", review.user.username),
+        format!(
+            "the status of Upgrade {} is written by the upgrade controller alone",
+            review.named()
+        ),
+        format!(
+            "`{}` asked, and the status says what was approved and done",
+            review.user.username
+        ),
         "an Upgrade is steered by its verbs: pause, resume, promote, abort, retry, approve, reject",
     )
-    .run(format!("kubectl upgrade status {} -n {}", review.name, review.namespace))
+    .run(format!(
+        "kubectl upgrade status {} -n {}",
+        review.name, review.namespace
+    ))
 }
 
 fn create(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade) -> Verdict {
     let object = format!("Upgrade {}/{}", review.namespace, name(review, new));
-    if let Err(refusal) = identity(review, new.spec.requester.as_ref(), &object, "spec.requester") {
+    if let Err(refusal) = identity(
+        review,
+        new.spec.requester.as_ref(),
+        &object,
+        "spec.requester",
+    ) {
         return refusal.into();
+    }
+    let idle = |t: &&WorkloadTarget| t.images.iter().any(|i| same(&i.from, &i.to));
+    if let Some(target) = targets(new).find(idle) {
+        return Refusal::new(
+            Reason::NothingChanges,
+            format!(
+                "{object} may not be created: it would not change {} {}",
+                target.kind, target.name
+            ),
+            "`from` and `to` of one of its images name the same image",
+            "leave that image out, or give the image to run in `to`",
+        )
+        .run(format!(
+            "kubectl get {} {} -n {} -o wide",
+            target.kind.resource(),
+            target.name,
+            review.namespace
+        ))
+        .into();
     }
     if !snapshot.synced() {
         return not_ready(&format!("{object} cannot be created now")).into();
@@ -55,11 +89,17 @@ fn create(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade) -> Verdict {
         if let Some(other) = snapshot.upgrades(&review.namespace).find(busy) {
             return Refusal::new(
                 Reason::WorkloadBusy,
-                format!("{object} may not be created: {} {} has an Upgrade already", target.kind, target.name),
+                format!(
+                    "{object} may not be created: {} {} has an Upgrade already",
+                    target.kind, target.name
+                ),
                 format!("{} is not over", waiting(other)),
                 "a workload is in one Upgrade at a time: wait for it to end, or abort it",
             )
-            .run(format!("kubectl upgrade status {} -n {}", other.name, review.namespace))
+            .run(format!(
+                "kubectl upgrade status {} -n {}",
+                other.name, review.namespace
+            ))
             .into();
         }
     }
@@ -100,7 +140,11 @@ fn update(review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Verdict {
         ("promote", was.promote != is.promote),
         ("retry", was.retry != is.retry),
     ];
-    let wanted: Vec<_> = verbs.into_iter().filter(|(_, changed)| *changed).map(|(v, _)| v).collect();
+    let wanted: Vec<_> = verbs
+        .into_iter()
+        .filter(|(_, changed)| *changed)
+        .map(|(v, _)| v)
+        .collect();
     if wanted.is_empty() {
         return Verdict::Allow;
     }
@@ -120,13 +164,23 @@ fn verbs_on(review: &Review<'_>, name: &str, verbs: &[&'static str]) -> Question
     Question {
         upgrade: None,
         access: verbs.iter().copied().map(access).collect(),
-        topic: rights(review, format!("{} Upgrade {}/{name}", verbs.join(" and "), review.namespace)),
+        topic: rights(
+            review,
+            format!(
+                "{} Upgrade {}/{name}",
+                verbs.join(" and "),
+                review.namespace
+            ),
+        ),
     }
 }
 
 fn finalizer(review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Option<Refusal> {
     let has = |u: &Upgrade| {
-        u.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == RESTORE_FINALIZER))
+        u.metadata
+            .finalizers
+            .as_ref()
+            .is_some_and(|f| f.iter().any(|f| f == RESTORE_FINALIZER))
     };
     let phase = old.status.as_ref().map(|s| s.phase).unwrap_or_default();
     if !phase.is_in_flight() || !has(old) || has(new) {
@@ -135,11 +189,19 @@ fn finalizer(review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Option<Refusa
     let name = name(review, old);
     let refusal = Refusal::new(
         Reason::FinalizerGuarded,
-        format!("the finalizer {RESTORE_FINALIZER} of Upgrade {}/{name} may not be removed", review.namespace),
-        format!("it is {phase}: without the finalizer its workloads would keep the guarded fields for good"),
+        format!(
+            "the finalizer {RESTORE_FINALIZER} of Upgrade {}/{name} may not be removed",
+            review.namespace
+        ),
+        format!(
+            "it is {phase}: without the finalizer its workloads would keep the guarded fields for good"
+        ),
         "abort it; the controller removes the finalizer when everything is put back",
     );
-    Some(refusal.run(format!("kubectl upgrade abort {name} -n {}", review.namespace)))
+    Some(refusal.run(format!(
+        "kubectl upgrade abort {name} -n {}",
+        review.namespace
+    )))
 }
 
 /// Whether an identity field says who asks; admission stamps it, so it differs only when the
@@ -154,7 +216,10 @@ pub fn identity(
     let why = match written {
         Some(identity) if user.is(identity) => return Ok(()),
         Some(identity) => {
-            format!("{field} says `{}`, and `{}` asked", identity.username, user.username)
+            format!(
+                "{field} says `{}`, and `{}` asked",
+                identity.username, user.username
+            )
         }
         None => format!("{field} was not stamped: the mutating webhook did not answer"),
     };
@@ -178,11 +243,19 @@ pub fn missing(namespace: &str, name: &str) -> Refusal {
 fn unread(review: &Review<'_>) -> Refusal {
     let what = format!("Upgrade {} may not be deleted", review.named());
     let why = "the request does not say what it is";
-    Refusal::new(Reason::Malformed, what, why, "try again; the API server sends the old object")
+    Refusal::new(
+        Reason::Malformed,
+        what,
+        why,
+        "try again; the API server sends the old object",
+    )
 }
 
 fn rights(review: &Review<'_>, what: String) -> Topic {
-    Topic::Rights { what, username: review.user.username.to_string() }
+    Topic::Rights {
+        what,
+        username: review.user.username.to_string(),
+    }
 }
 
 /// The name, also of an object that the request does not name (`generateName`).
@@ -199,7 +272,10 @@ impl Topic {
         let (what, username) = match self {
             Self::Rights { what, username } => (what.clone(), username.as_str()),
             Self::Approval(a) => (
-                format!("say {:?} to Upgrade {}/{}", a.decision, a.namespace, a.upgrade),
+                format!(
+                    "say {:?} to Upgrade {}/{}",
+                    a.decision, a.namespace, a.upgrade
+                ),
                 a.approver.username.as_str(),
             ),
             Self::Images(i) => (format!("change {} {}/{}", i.kind, i.namespace, i.name), ""),

@@ -74,12 +74,16 @@ impl<'a> Workload<'a> {
         let object: Object<'a> = serde_json::from_str(raw.get())?;
         let labels = object.metadata.labels.unwrap_or_default();
         let (template, pod_labels, pod) = match kind {
-            WorkloadKind::Pod => {
-                (object.spec, labels.clone(), optional::<PodSpec<'a>>(object.spec)?)
-            }
+            WorkloadKind::Pod => (
+                object.spec,
+                labels.clone(),
+                optional::<PodSpec<'a>>(object.spec)?,
+            ),
             _ => {
                 let spec: Spec<'a> = optional(object.spec)?.unwrap_or_default();
-                let raw = spec.template.or(spec.job_template.and_then(|j| j.spec?.template));
+                let raw = spec
+                    .template
+                    .or(spec.job_template.and_then(|j| j.spec?.template));
                 let template: Template<'a> = optional(raw)?.unwrap_or_default();
                 let labels = template.metadata.and_then(|m| m.labels).unwrap_or_default();
                 (raw, labels, template.spec)
@@ -109,7 +113,10 @@ impl<'a> Workload<'a> {
     pub fn runs(&self, entry: &LedgerEntry) -> bool {
         self.images.len() == entry.images.len()
             && self.images.iter().all(|i| {
-                entry.images.iter().any(|e| e.container == i.container && same(&e.image, &i.image))
+                entry
+                    .images
+                    .iter()
+                    .any(|e| e.container == i.container && same(&e.image, &i.image))
             })
     }
 
@@ -121,7 +128,11 @@ impl<'a> Workload<'a> {
 
     /// Whether all pods are replaced at once.
     pub fn recreates(&self) -> bool {
-        self.guarded.strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("Recreate")
+        self.guarded
+            .strategy
+            .as_ref()
+            .and_then(|s| s.type_.as_deref())
+            == Some("Recreate")
     }
 }
 
@@ -130,7 +141,10 @@ impl Guarded {
     /// its default.
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
         let pairs = [
-            ("spec.paused", self.paused.unwrap_or(false) == other.paused.unwrap_or(false)),
+            (
+                "spec.paused",
+                self.paused.unwrap_or(false) == other.paused.unwrap_or(false),
+            ),
             (
                 "spec.minReadySeconds",
                 self.min_ready_seconds.unwrap_or(0) == other.min_ready_seconds.unwrap_or(0),
@@ -142,7 +156,11 @@ impl Guarded {
             ),
             ("spec.strategy", self.strategy == other.strategy),
         ];
-        pairs.into_iter().filter(|(_, equal)| !equal).map(|(name, _)| name).collect()
+        pairs
+            .into_iter()
+            .filter(|(_, equal)| !equal)
+            .map(|(name, _)| name)
+            .collect()
     }
 }
 
@@ -204,18 +222,28 @@ fn optional<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> serde_json::Re
 }
 
 fn images(pod: PodSpec<'_>) -> Vec<Image<'_>> {
-    let containers = [pod.containers, pod.init_containers, pod.ephemeral_containers];
+    let containers = [
+        pod.containers,
+        pod.init_containers,
+        pod.ephemeral_containers,
+    ];
     let mut all: Vec<Image<'_>> = containers
         .into_iter()
         .flatten()
         .flatten()
-        .map(|c| Image { container: c.name, image: c.image.map_or(Cow::Borrowed(""), |t| t.0) })
+        .map(|c| Image {
+            container: c.name,
+            image: c.image.map_or(Cow::Borrowed(""), |t| t.0),
+        })
         .collect();
     for volume in pod.volumes.unwrap_or_default() {
         if let Some(image) = volume.image {
             let reference = image.reference.map_or(Cow::Borrowed(""), |t| t.0);
             let container = Cow::Owned(format!("volume:{}", volume.name));
-            all.push(Image { container, image: reference });
+            all.push(Image {
+                container,
+                image: reference,
+            });
         }
     }
     all.sort_unstable();
@@ -341,25 +369,44 @@ mod tests {
                 WorkloadKind::CronJob => json!({"jobTemplate": {"spec": {"template": template}}}),
                 _ => json!({"template": template}),
             };
-            let object = raw(&json!({"metadata": {"name": "w", "labels": {"app": "x"}}, "spec": spec}));
+            let object =
+                raw(&json!({"metadata": {"name": "w", "labels": {"app": "x"}}, "spec": spec}));
             let w = Workload::parse(kind, &object).expect("parses");
-            let found: Vec<_> = w.images.iter().map(|i| (&*i.container, &*i.image)).collect();
-            assert_eq!(found, [("a", "a:1"), ("b", "b:1"), ("volume:v", "v:1")], "{kind}");
-            assert_eq!(w.pod_labels.get("app").map(String::as_str), Some("x"), "{kind}");
+            let found: Vec<_> = w
+                .images
+                .iter()
+                .map(|i| (&*i.container, &*i.image))
+                .collect();
+            assert_eq!(
+                found,
+                [("a", "a:1"), ("b", "b:1"), ("volume:v", "v:1")],
+                "{kind}"
+            );
+            assert_eq!(
+                w.pod_labels.get("app").map(String::as_str),
+                Some("x"),
+                "{kind}"
+            );
             assert!(w.template.is_some(), "{kind}");
         }
     }
 
     #[test]
     fn missing_and_null_lists_are_empty() {
-        for spec in [json!(null), json!({}), json!({"template": null}), json!({"template": {"spec": null}}),
-            json!({"template": {"spec": {"containers": null, "volumes": null}}})]
-        {
+        for spec in [
+            json!(null),
+            json!({}),
+            json!({"template": null}),
+            json!({"template": {"spec": null}}),
+            json!({"template": {"spec": {"containers": null, "volumes": null}}}),
+        ] {
             let object = raw(&json!({"metadata": {"name": "w", "labels": null}, "spec": spec}));
             let w = Workload::parse(WorkloadKind::Deployment, &object).expect("parses");
             assert!(w.images.is_empty());
         }
-        assert!(Workload::parse(WorkloadKind::Pod, &raw(&json!({"spec": {"containers": 7}}))).is_err());
+        assert!(
+            Workload::parse(WorkloadKind::Pod, &raw(&json!({"spec": {"containers": 7}}))).is_err()
+        );
         assert!(Workload::parse(WorkloadKind::Pod, &raw(&json!("text"))).is_err());
     }
 
@@ -367,15 +414,20 @@ mod tests {
     fn guarded_fields_count_defaults_as_equal() {
         let read = |v: serde_json::Value| serde_json::from_value::<Guarded>(v).expect("parses");
         let unset = read(json!({}));
-        let set = read(json!({"paused": false, "minReadySeconds": 0, "progressDeadlineSeconds": 600}));
+        let set =
+            read(json!({"paused": false, "minReadySeconds": 0, "progressDeadlineSeconds": 600}));
         assert!(unset.differences(&set).is_empty());
-        let moved = read(json!({"paused": true, "strategy": {"rollingUpdate": {"maxSurge": "10%"}}}));
+        let moved =
+            read(json!({"paused": true, "strategy": {"rollingUpdate": {"maxSurge": "10%"}}}));
         assert_eq!(unset.differences(&moved), ["spec.paused", "spec.strategy"]);
     }
 
     #[test]
     fn json_is_compared_by_meaning() {
-        let (a, b) = (raw(&json!({"a": 1, "b": [1]})), RawValue::from_string(r#"{ "b":[1],"a":1}"#.into()).expect("valid"));
+        let (a, b) = (
+            raw(&json!({"a": 1, "b": [1]})),
+            RawValue::from_string(r#"{ "b":[1],"a":1}"#.into()).expect("valid"),
+        );
         assert!(same_json(Some(&a), Some(&b)));
         assert!(!same_json(Some(&a), None));
         assert!(!same_json(Some(&a), Some(&raw(&json!({"a": 1, "b": [2]})))));
@@ -386,7 +438,12 @@ mod tests {
     }
 
     fn list(of: &std::collections::BTreeMap<String, String>) -> Vec<Image<'_>> {
-        of.iter().map(|(c, i)| Image { container: c.into(), image: i.into() }).collect()
+        of.iter()
+            .map(|(c, i)| Image {
+                container: c.into(),
+                image: i.into(),
+            })
+            .collect()
     }
 
     proptest! {

@@ -8,7 +8,9 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
+use upgrade_core::api::Upgrade;
 use upgrade_sandbox::{ControlPlane, Process, eventually, product};
 
 /// Username of our own service account.
@@ -167,10 +169,12 @@ impl Rig {
     }
 
     /// Writes the phase as the controller would.
-    pub fn phase(&self, ns: &str, upgrade: &str, phase: &str) {
-        let patch = json!({"status": {"phase": phase, "message": "waits for promote"}}).to_string();
-        self.accepts(User::Us, &["patch", "upgrade", upgrade, "-n", ns, "--subresource=status",
-            "--type=merge", "-p", &patch]);
+    pub async fn phase(&self, ns: &str, upgrade: &str, phase: &str) -> Result<()> {
+        let client = self.cluster.client_for(US, &["system:serviceaccounts"]).await?;
+        let patch = json!({"status": {"phase": phase, "message": "waits for promote"}});
+        let api: Api<Upgrade> = Api::namespaced(client, ns);
+        api.patch_status(upgrade, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
     }
 }
 

@@ -24,7 +24,10 @@ pub async fn answer(client: &Client, question: &Question, user: &User<'_>) -> An
         }
     };
     let access = async {
-        let needs = question.access.iter().map(|need| granted(client, need, user));
+        let needs = question
+            .access
+            .iter()
+            .map(|need| granted(client, need, user));
         futures::future::join_all(needs).await
     };
     let both = async { tokio::join!(upgrade, access) };
@@ -71,7 +74,11 @@ async fn granted(client: &Client, need: &AccessNeed, user: &User<'_>) -> Granted
             Err(why) => return Granted::Failed(why),
         }
     }
-    if missing.is_empty() { Granted::Yes } else { Granted::No(missing) }
+    if missing.is_empty() {
+        Granted::Yes
+    } else {
+        Granted::No(missing)
+    }
 }
 
 async fn may(client: &Client, access: &Access, user: &User<'_>) -> Result<bool, String> {
@@ -100,8 +107,13 @@ async fn may(client: &Client, access: &Access, user: &User<'_>) -> Result<bool, 
         status: None,
     };
     let api: Api<SubjectAccessReview> = Api::all(client.clone());
-    let answer = api.create(&PostParams::default(), &review).await.map_err(|e| e.to_string())?;
-    let status = answer.status.ok_or("the access review came back without a status")?;
+    let answer = api
+        .create(&PostParams::default(), &review)
+        .await
+        .map_err(|e| e.to_string())?;
+    let status = answer
+        .status
+        .ok_or("the access review came back without a status")?;
     // `denied` is a no even where another authorizer said yes.
     Ok(status.allowed && !status.denied.unwrap_or(false))
 }

@@ -51,7 +51,9 @@ pub async fn handle(settings: &Settings, path: Path, body: &[u8]) -> Reply {
         Ok(request) => {
             let (uid, kind) = (request.uid.to_string(), request.label());
             let asked = AssertUnwindSafe(ask(settings, path, request)).catch_unwind();
-            let answer = asked.await.unwrap_or_else(|_| Answer::Denied(Box::new(panicked())));
+            let answer = asked
+                .await
+                .unwrap_or_else(|_| Answer::Denied(Box::new(panicked())));
             (uid, kind, answer)
         }
         Err(error) => match uid_of(body) {
@@ -60,7 +62,13 @@ pub async fn handle(settings: &Settings, path: Path, body: &[u8]) -> Reply {
         },
     };
     let (verdict, reason) = answer.labels();
-    settings.metrics.answered(path.as_str(), verdict, reason, kind, started.elapsed().as_secs_f64());
+    settings.metrics.answered(
+        path.as_str(),
+        verdict,
+        reason,
+        kind,
+        started.elapsed().as_secs_f64(),
+    );
     reply(&uid, &answer)
 }
 
@@ -68,7 +76,10 @@ pub async fn handle(settings: &Settings, path: Path, body: &[u8]) -> Reply {
 pub fn too_large(head: &[u8], limit: usize) -> Reply {
     let text = format!("the request is larger than {} MiB", limit / (1024 * 1024));
     let Some(uid) = uid_of(head) else {
-        return (StatusCode::PAYLOAD_TOO_LARGE, format!("{text}\n").into_bytes());
+        return (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("{text}\n").into_bytes(),
+        );
     };
     let refusal = Refusal::new(
         Reason::Malformed,
@@ -82,7 +93,10 @@ pub fn too_large(head: &[u8], limit: usize) -> Reply {
 fn reply(uid: &str, answer: &Answer) -> Reply {
     match answer.encode(uid) {
         Ok(bytes) => (StatusCode::OK, bytes),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n").into_bytes()),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("{error}\n").into_bytes(),
+        ),
     }
 }
 

@@ -35,7 +35,12 @@ pub struct Settings {
 
 impl Settings {
     /// Settings from the flags.
-    pub fn new(cli: &Cli, client: Client, snapshots: snapshot::Handle, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        cli: &Cli,
+        client: Client,
+        snapshots: snapshot::Handle,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let namespace = cli.namespace();
         let service = upgrade_core::api::SERVICE_ACCOUNT;
         let mut sans = vec![

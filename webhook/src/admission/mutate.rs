@@ -12,7 +12,12 @@ use upgrade_core::policy::review::Change;
 use upgrade_core::policy::{Live, Operation, Review, Snapshot, Subject, UpgradeRef, Workload};
 
 /// Guarded fields below `/spec`.
-const GUARDED: [&str; 4] = ["paused", "minReadySeconds", "progressDeadlineSeconds", "strategy"];
+const GUARDED: [&str; 4] = [
+    "paused",
+    "minReadySeconds",
+    "progressDeadlineSeconds",
+    "strategy",
+];
 
 /// The patch for one request; most need none.
 pub async fn answer(
@@ -23,15 +28,17 @@ pub async fn answer(
     let (old, new) = request.objects();
     let review = request.read()?;
     let (operations, warnings) = match (&review.subject, review.operation) {
-        (Subject::Upgrade(_), Operation::Create) => {
-            (vec![add(&["spec", "requester"], json!(review.user.identity()))], Vec::new())
-        }
+        (Subject::Upgrade(_), Operation::Create) => (
+            vec![add(&["spec", "requester"], json!(review.user.identity()))],
+            Vec::new(),
+        ),
         (Subject::Approval(_), Operation::Create) => (approval(client, &review).await, Vec::new()),
         (Subject::Workload(change), Operation::Update)
             if review.subresource.is_empty() && !snapshot.is_own(&review.user.username) =>
         {
             let value = |raw: Option<&serde_json::value::RawValue>| {
-                raw.and_then(|r| serde_json::from_str::<Value>(r.get()).ok()).unwrap_or_default()
+                raw.and_then(|r| serde_json::from_str::<Value>(r.get()).ok())
+                    .unwrap_or_default()
             };
             match flying(change) {
                 Some(_) => put_back(&value(old), &value(new)),
@@ -54,8 +61,12 @@ fn flying<'a>(change: &'a Change<Workload<'_>>) -> Option<&'a str> {
 /// which Upgrade the client looked at.
 async fn approval(client: &Client, review: &Review<'_>) -> Vec<PatchOperation> {
     let mut operations = vec![add(&["spec", "approver"], json!(review.user.identity()))];
-    let Subject::Approval(change) = &review.subject else { return operations };
-    let Some(spec) = change.new.as_ref().map(|a| &a.spec) else { return operations };
+    let Subject::Approval(change) = &review.subject else {
+        return operations;
+    };
+    let Some(spec) = change.new.as_ref().map(|a| &a.spec) else {
+        return operations;
+    };
     if spec.upgrade_uid.is_some() {
         return operations;
     }
@@ -86,8 +97,10 @@ fn put_back(old: &Value, new: &Value) -> (Vec<PatchOperation>, Vec<String>) {
             was => add(&["spec", field], was.clone()),
         });
     }
-    let (was, is) =
-        (&old["metadata"]["labels"][IN_FLIGHT_LABEL], &new["metadata"]["labels"][IN_FLIGHT_LABEL]);
+    let (was, is) = (
+        &old["metadata"]["labels"][IN_FLIGHT_LABEL],
+        &new["metadata"]["labels"][IN_FLIGHT_LABEL],
+    );
     if was != is {
         fields.push(format!("label {IN_FLIGHT_LABEL}"));
         operations.push(if new["metadata"]["labels"].is_object() {
@@ -108,11 +121,16 @@ fn put_back(old: &Value, new: &Value) -> (Vec<PatchOperation>, Vec<String>) {
 }
 
 fn add(path: &[&str], value: Value) -> PatchOperation {
-    PatchOperation::Add(AddOperation { path: PointerBuf::from_tokens(path.iter().copied()), value })
+    PatchOperation::Add(AddOperation {
+        path: PointerBuf::from_tokens(path.iter().copied()),
+        value,
+    })
 }
 
 fn remove(path: &[&str]) -> PatchOperation {
-    PatchOperation::Remove(RemoveOperation { path: PointerBuf::from_tokens(path.iter().copied()) })
+    PatchOperation::Remove(RemoveOperation {
+        path: PointerBuf::from_tokens(path.iter().copied()),
+    })
 }
 
 #[cfg(test)]
@@ -139,7 +157,10 @@ mod tests {
         expected["metadata"]["labels"]["a"] = json!("2");
         assert_eq!(result, expected);
         assert_eq!(warnings.len(), 1);
-        assert!(warnings[0].contains("spec.paused") && warnings[0].contains("Upgrade u"), "{warnings:?}");
+        assert!(
+            warnings[0].contains("spec.paused") && warnings[0].contains("Upgrade u"),
+            "{warnings:?}"
+        );
         assert!(warnings[0].len() <= 256);
         assert_eq!(check(&old, &result), (result, Vec::new()), "twice is once");
     }

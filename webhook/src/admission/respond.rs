@@ -85,8 +85,11 @@ impl Answer {
                 });
             }
         }
-        let envelope =
-            Envelope { api_version: super::review::API_VERSION, kind: "AdmissionReview", response };
+        let envelope = Envelope {
+            api_version: super::review::API_VERSION,
+            kind: "AdmissionReview",
+            response,
+        };
         serde_json::to_vec(&envelope)
     }
 }
@@ -122,10 +125,14 @@ mod tests {
         let denied = read(&Answer::Denied(Box::new(refusal)));
         assert_eq!(denied["response"]["allowed"], false);
         assert_eq!(denied["response"]["status"]["reason"], "InFlight");
-        assert_eq!(denied["response"]["status"]["message"], "what\n  why: why\n  help: help\n  run: kubectl");
+        assert_eq!(
+            denied["response"]["status"]["message"],
+            "what (InFlight)\n  why: why\n  help: help\n  run: kubectl"
+        );
 
         let patch: json_patch::Patch =
-            serde_json::from_value(json!([{"op": "add", "path": "/a", "value": 1}])).expect("a patch");
+            serde_json::from_value(json!([{"op": "add", "path": "/a", "value": 1}]))
+                .expect("a patch");
         let patched = read(&Answer::Patched(patch, vec!["w".into()]));
         assert_eq!(patched["response"]["patchType"], "JSONPatch");
         assert!(patched["response"]["patch"].is_string());

@@ -1,0 +1,6 @@
+//! Decisions as tables.
+
+mod approvals;
+mod ledger;
+mod upgrades;
+mod workloads;

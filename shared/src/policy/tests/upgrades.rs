@@ -1,0 +1,262 @@
+use crate::api::{Identity, Upgrade};
+use crate::policy::review::{Change, Operation, Subject};
+use crate::policy::testing::{US, outcome, review, shop, upgrade};
+use crate::policy::{
+    Access, AccessNeed, Answers, Granted, Live, Snapshot, Verdict, confirm, decide,
+};
+use jiff::Timestamp;
+use serde_json::json;
+
+fn ask(
+    s: &Snapshot,
+    user: &str,
+    operation: Operation,
+    old: Option<&Upgrade>,
+    new: Option<&Upgrade>,
+) -> Verdict {
+    let change = Change {
+        old: old.cloned(),
+        new: new.cloned(),
+    };
+    let subject = Subject::Upgrade(Box::new(change));
+    decide(
+        s,
+        &review(user, operation, "", subject),
+        Timestamp::UNIX_EPOCH,
+    )
+}
+
+fn verbs(verdict: &Verdict) -> Vec<&'static str> {
+    let Verdict::Confirm(question) = verdict else {
+        return Vec::new();
+    };
+    let verb = |need: &AccessNeed| match need {
+        AccessNeed::One(a) | AccessNeed::WholeOrEach { whole: a, .. } => a.verb,
+    };
+    question.access.iter().map(verb).collect()
+}
+
+fn edited(phase: &str, edit: impl FnOnce(&mut Upgrade)) -> Upgrade {
+    let mut upgrade = upgrade("shop", "web-v2", phase);
+    edit(&mut upgrade);
+    upgrade
+}
+
+#[test]
+fn creation_names_its_requester_and_needs_the_targets_rights() {
+    let mut s = shop();
+    let new = upgrade("shop", "web-v2", "Pending");
+    let verdict = ask(&s, "alice", Operation::Create, None, Some(&new));
+    let Verdict::Confirm(question) = &verdict else {
+        panic!("{verdict:?}")
+    };
+    assert_eq!(question.upgrade, None);
+    let [AccessNeed::WholeOrEach { whole, each }] = question.access.as_slice() else {
+        panic!("{question:?}")
+    };
+    assert_eq!(
+        (whole.verb, whole.resource, &whole.name),
+        ("patch", "deployments", &None)
+    );
+    assert_eq!(
+        each.iter().map(|a| a.name.as_deref()).collect::<Vec<_>>(),
+        [Some("web")]
+    );
+    let answer = |granted| Answers {
+        upgrade: Live::NotAsked,
+        access: vec![granted],
+    };
+    assert!(confirm(question, &answer(Granted::Yes)).is_ok());
+    let refusal = confirm(question, &answer(Granted::No(each.clone()))).expect_err("refused");
+    assert_eq!(refusal.reason.as_str(), "AccessDenied");
+    assert!(
+        refusal
+            .why
+            .contains("`patch` on deployments.apps/web in namespace shop"),
+        "{refusal}"
+    );
+    assert_eq!(
+        refusal.command.as_deref(),
+        Some("kubectl auth can-i patch deployments.apps/web -n shop")
+    );
+    assert!(confirm(question, &answer(Granted::Failed("down".into()))).is_err());
+    assert!(
+        confirm(
+            question,
+            &Answers {
+                upgrade: Live::NotAsked,
+                access: vec![]
+            }
+        )
+        .is_err()
+    );
+
+    let outcome_of =
+        |s: &Snapshot, u: &Upgrade| outcome(&ask(s, "alice", Operation::Create, None, Some(u)));
+    let another = |r: Option<Identity>| edited("Pending", |u| u.spec.requester = r);
+    assert_eq!(outcome_of(&s, &another(None)), "IdentityMismatch");
+    let bob = Identity {
+        username: "bob".into(),
+        uid: None,
+        groups: vec!["devs".into()],
+    };
+    assert_eq!(outcome_of(&s, &another(Some(bob))), "IdentityMismatch");
+    let admins = Identity {
+        username: "alice".into(),
+        uid: None,
+        groups: vec!["admins".into()],
+    };
+    assert_eq!(
+        outcome_of(&s, &another(Some(admins))),
+        "IdentityMismatch",
+        "groups count"
+    );
+    let idle = edited("Pending", |u| {
+        let stage = u.spec.stages[0].workloads.as_mut().expect("a stage");
+        stage.targets[0].images[0].to = "docker.io/library/web:v1".into();
+    });
+    assert_eq!(outcome_of(&s, &idle), "NothingChanges");
+    for (phase, expected) in [
+        ("Paused", "WorkloadBusy"),
+        ("Pending", "WorkloadBusy"),
+        ("RolledBack", "Confirm"),
+    ] {
+        s.set_upgrade(&upgrade("shop", "earlier", phase));
+        assert_eq!(outcome_of(&s, &new), expected, "{phase}");
+    }
+    s.set_synced(false);
+    assert_eq!(outcome_of(&s, &new), "NotReady");
+    assert_eq!(
+        outcome(&ask(&s, US, Operation::Create, None, Some(&new))),
+        "Allow"
+    );
+}
+
+#[test]
+fn each_order_is_a_verb_of_its_own() {
+    let s = shop();
+    let old = upgrade("shop", "web-v2", "Progressing");
+    let control = |c: serde_json::Value| {
+        edited("Progressing", |u| {
+            u.spec.control = serde_json::from_value(c).ok()
+        })
+    };
+    let rows = [
+        (old.clone(), vec![]),
+        (
+            edited("Progressing", |u| {
+                u.metadata.labels = Some([("a".into(), "b".into())].into())
+            }),
+            vec![],
+        ),
+        (
+            edited("Progressing", |u| u.spec.paused = true),
+            vec!["pause"],
+        ),
+        (control(json!({})), vec![]),
+        (control(json!({"abort": true})), vec!["abort"]),
+        (control(json!({"retry": 1})), vec!["retry"]),
+        (control(json!({"promote": {"step": 1}})), vec!["promote"]),
+        (
+            control(json!({"abort": true, "promote": {}})),
+            vec!["abort", "promote"],
+        ),
+    ];
+    for (new, expected) in rows {
+        let verdict = ask(&s, "bob", Operation::Update, Some(&old), Some(&new));
+        assert_eq!(verbs(&verdict), expected, "{:?}", new.spec.control);
+        // Taking an order back needs the same right.
+        let back = ask(&s, "bob", Operation::Update, Some(&new), Some(&old));
+        assert_eq!(verbs(&back), expected);
+        if let Verdict::Confirm(q) = verdict {
+            let AccessNeed::One(a) = &q.access[0] else {
+                panic!("{q:?}")
+            };
+            let right = Access {
+                verb: expected[0],
+                group: "kubectl-upgrade.dev",
+                resource: "upgrades",
+                namespace: "shop".into(),
+                name: Some("web-v2".into()),
+            };
+            assert_eq!(*a, right);
+        }
+        assert_eq!(
+            outcome(&ask(&s, US, Operation::Update, Some(&old), Some(&new))),
+            "Allow"
+        );
+    }
+}
+
+#[test]
+fn the_finalizer_and_the_object_stay_while_it_is_in_flight() {
+    let s = shop();
+    let collector = "system:serviceaccount:kube-system:generic-garbage-collector";
+    for (phase, in_flight) in [
+        ("Progressing", true),
+        ("Paused", true),
+        ("Pending", false),
+        ("Aborted", false),
+    ] {
+        let old = upgrade("shop", "web-v2", phase);
+        let bare = edited(phase, |u| u.metadata.finalizers = None);
+        let verdict = ask(&s, "alice", Operation::Update, Some(&old), Some(&bare));
+        assert_eq!(
+            outcome(&verdict),
+            if in_flight {
+                "FinalizerGuarded"
+            } else {
+                "Allow"
+            },
+            "{phase}"
+        );
+        let verdict = ask(&s, "alice", Operation::Delete, Some(&old), None);
+        assert_eq!(
+            verbs(&verdict),
+            if in_flight { vec!["abort"] } else { vec![] },
+            "{phase}"
+        );
+        assert_eq!(
+            outcome(&ask(&s, collector, Operation::Delete, Some(&old), None)),
+            "Allow"
+        );
+        assert_eq!(
+            outcome(&ask(&s, US, Operation::Update, Some(&old), Some(&bare))),
+            "Allow"
+        );
+    }
+}
+
+#[test]
+fn the_status_is_the_controllers_alone() {
+    let s = shop();
+    let both = || Change {
+        old: Some(upgrade("shop", "u", "Pending")),
+        new: Some(upgrade("shop", "u", "Completed")),
+    };
+    for (user, expected) in [
+        ("alice", "ControllerOnly"),
+        ("system:admin", "ControllerOnly"),
+        (US, "Allow"),
+    ] {
+        let subject = Subject::Upgrade(Box::new(both()));
+        let r = review(user, Operation::Update, "status", subject);
+        assert_eq!(
+            outcome(&decide(&s, &r, Timestamp::UNIX_EPOCH)),
+            expected,
+            "{user}"
+        );
+    }
+    let nobody = Snapshot::new("");
+    let r = review(
+        "",
+        Operation::Update,
+        "status",
+        Subject::Upgrade(Box::new(both())),
+    );
+    assert_eq!(
+        outcome(&decide(&nobody, &r, Timestamp::UNIX_EPOCH)),
+        "ControllerOnly",
+        "no name is nobody's name"
+    );
+}

@@ -1,0 +1,540 @@
+use crate::api::{IN_FLIGHT_LABEL, WorkloadKind};
+use crate::policy::testing::{US, outcome, shop, shop_with, upgrade, web, workload};
+use crate::policy::{Answers, Live, Snapshot, Verdict, confirm};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const DEPLOYMENT: WorkloadKind = WorkloadKind::Deployment;
+
+fn nothing(_: &mut Value) {}
+
+fn flying(object: &mut Value) {
+    object["metadata"]["labels"][IN_FLIGHT_LABEL] = json!("web-v2");
+}
+
+fn held(object: &mut Value) {
+    flying(object);
+    object["spec"]["minReadySeconds"] = json!(2_147_483_646);
+    object["spec"]["progressDeadlineSeconds"] = json!(2_147_483_647);
+}
+
+fn update(snapshot: &Snapshot, user: &str, old: &Value, new: &Value) -> Verdict {
+    workload(snapshot, user, DEPLOYMENT, Some(old), new)
+}
+
+#[test]
+fn updates_of_a_deployment() {
+    let s = shop();
+    let set = |path: &'static str, value: Value| {
+        move |o: &mut Value| *o.pointer_mut(path).expect("a field") = value
+    };
+    let extra = |o: &mut Value| {
+        o["spec"]["template"]["spec"]["initContainers"] = json!([{"name": "i", "image": "i:1"}]);
+    };
+    let restart = |o: &mut Value| {
+        o["spec"]["template"]["metadata"]["annotations"] = json!({"restartedAt": "now"});
+    };
+    let rows: Vec<(&str, Value, Value, &str)> = vec![
+        (
+            "nothing",
+            web("web:v1", nothing),
+            web("web:v1", nothing),
+            "Allow",
+        ),
+        (
+            "scaling",
+            web("web:v1", nothing),
+            web("web:v1", set("/spec/replicas", json!(9))),
+            "Allow",
+        ),
+        (
+            "restart",
+            web("web:v1", nothing),
+            web("web:v1", restart),
+            "Allow",
+        ),
+        (
+            "image",
+            web("web:v1", nothing),
+            web("web:v2", nothing),
+            "UpgradeRequired",
+        ),
+        (
+            "same image",
+            web("web:v1", nothing),
+            web("docker.io/library/web:v1", nothing),
+            "Allow",
+        ),
+        (
+            "back to the ledger",
+            web("web:v9", nothing),
+            web("web:v1", nothing),
+            "Allow",
+        ),
+        (
+            "init container",
+            web("web:v1", nothing),
+            web("web:v1", extra),
+            "UpgradeRequired",
+        ),
+        (
+            "drops a container",
+            web("web:v1", extra),
+            web("web:v1", nothing),
+            "Allow",
+        ),
+        (
+            "label comes",
+            web("web:v1", nothing),
+            web("web:v1", flying),
+            "LabelReserved",
+        ),
+        (
+            "label goes",
+            web("web:v1", flying),
+            web("web:v1", nothing),
+            "InFlight",
+        ),
+        (
+            "restart in flight",
+            web("web:v1", flying),
+            web("web:v1", |o| {
+                flying(o);
+                restart(o);
+            }),
+            "InFlight",
+        ),
+        (
+            "image in flight",
+            web("web:v2", flying),
+            web("web:v1", flying),
+            "InFlight",
+        ),
+        (
+            "guarded in flight",
+            web("web:v1", held),
+            web("web:v1", flying),
+            "InFlight",
+        ),
+        (
+            "paused in flight",
+            web("web:v1", flying),
+            web("web:v1", |o| {
+                flying(o);
+                o["spec"]["paused"] = json!(true);
+            }),
+            "InFlight",
+        ),
+        (
+            "scaling in flight",
+            web("web:v1", flying),
+            web("web:v1", |o| {
+                flying(o);
+                o["spec"]["replicas"] = json!(1);
+            }),
+            "Allow",
+        ),
+        (
+            "other label in flight",
+            web("web:v1", flying),
+            web("web:v1", |o| {
+                flying(o);
+                o["metadata"]["labels"]["a"] = json!("b");
+            }),
+            "Allow",
+        ),
+    ];
+    for (what, old, new, expected) in rows {
+        assert_eq!(
+            outcome(&update(&s, "alice", &old, &new)),
+            expected,
+            "{what}"
+        );
+    }
+    // Where nobody opted in, nothing is ours, even with our label.
+    let mut free = shop();
+    free.set_namespace("shop", crate::policy::testing::labels(&[]));
+    assert_eq!(
+        outcome(&update(
+            &free,
+            "alice",
+            &web("web:v1", flying),
+            &web("web:v2", nothing)
+        )),
+        "Allow"
+    );
+}
+
+#[test]
+fn the_refusal_of_an_image_change_says_how_to_get_it() {
+    let mut s = shop();
+    let (old, new) = (web("web:v1", nothing), web("web:v2", nothing));
+    let Verdict::Deny(refusal) = update(&s, "alice", &old, &new) else {
+        panic!("allowed")
+    };
+    assert_eq!(
+        refusal.to_string(),
+        "Deployment shop/web: no approved Upgrade covers container `web` web:v1 -> web:v2 (UpgradeRequired)\n  \
+         why: policy `all` governs this workload\n  \
+         help: start an Upgrade; it makes this change once it is approved\n  \
+         run: kubectl upgrade start deploy/web --image web=web:v2 -n shop"
+    );
+    s.set_upgrade(&upgrade("shop", "web-v2", "Paused"));
+    let Verdict::Deny(refusal) = update(&s, "alice", &old, &new) else {
+        panic!("allowed")
+    };
+    assert!(
+        refusal
+            .why
+            .ends_with("Upgrade web-v2 (Paused: waits for promote) has it"),
+        "{refusal}"
+    );
+    assert_eq!(
+        refusal.command.as_deref(),
+        Some("kubectl upgrade status web-v2 -n shop")
+    );
+    s.set_upgrade(&upgrade("shop", "web-v2", "Completed"));
+    let Verdict::Deny(refusal) = update(&s, "alice", &old, &new) else {
+        panic!("allowed")
+    };
+    assert!(
+        refusal.command.is_some_and(|c| c.contains("start")),
+        "an Upgrade that is over helps nobody"
+    );
+    let images = json!([{"name": "a\u{1b}[2J", "image": "x:1"}]);
+    let odd = web("web:v1", |o| {
+        o["spec"]["template"]["spec"]["containers"] = images
+    });
+    let Verdict::Deny(refusal) = update(&s, "alice", &old, &odd) else {
+        panic!("allowed")
+    };
+    assert!(
+        refusal.help.contains("neither adds nor removes"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn other_kinds_are_told_that_deployments_are_upgraded_only() {
+    let s = shop();
+    for kind in WorkloadKind::ALL.into_iter().filter(|k| *k != DEPLOYMENT) {
+        let object = |image: &str| {
+            let pod = json!({"containers": [{"name": "c", "image": image}]});
+            let template = json!({"spec": pod});
+            let spec = match kind {
+                WorkloadKind::Pod => pod,
+                WorkloadKind::CronJob => json!({"jobTemplate": {"spec": {"template": template}}}),
+                _ => json!({"template": template}),
+            };
+            json!({"metadata": {"name": "db"}, "spec": spec})
+        };
+        let verdict = workload(&s, "alice", kind, Some(&object("a:1")), &object("a:2"));
+        assert_eq!(outcome(&verdict), "UpgradeRequired", "{kind}");
+        let Verdict::Deny(refusal) = verdict else {
+            panic!("{kind}")
+        };
+        assert!(
+            refusal.help.contains("upgrades Deployments only"),
+            "{refusal}"
+        );
+        assert!(
+            refusal.help.contains(&format!(
+                "leave {kind} out of the policy's `spec.workloads.kinds`"
+            )),
+            "{refusal}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_known_is_refused_only_where_it_matters() {
+    let mut unsynced = shop();
+    unsynced.set_synced(false);
+    let unseen = {
+        let mut s = Snapshot::new(US);
+        s.set_synced(true);
+        s
+    };
+    for s in [&unsynced, &unseen] {
+        let (v1, v2) = (web("web:v1", nothing), web("web:v2", nothing));
+        assert_eq!(outcome(&update(s, "alice", &v1, &v2)), "NotReady");
+        assert_eq!(outcome(&update(s, US, &v1, &v2)), "NotReady", "not even we");
+        assert_eq!(
+            outcome(&update(
+                s,
+                "alice",
+                &v1,
+                &web("web:v1", |o| o["spec"]["replicas"] = json!(0))
+            )),
+            "Allow"
+        );
+        assert_eq!(
+            outcome(&update(s, "alice", &web("web:v1", flying), &v1)),
+            "NotReady"
+        );
+        assert_eq!(
+            outcome(&workload(s, "alice", DEPLOYMENT, None, &v1)),
+            "NotReady"
+        );
+        let replica = "system:serviceaccount:kube-system:replicaset-controller";
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        assert_eq!(
+            outcome(&workload(s, replica, WorkloadKind::Pod, None, &pod)),
+            "Allow",
+            "pods are replaced"
+        );
+    }
+}
+
+#[test]
+fn creation_is_checked_against_the_ledger() {
+    let strict = shop_with(json!({"workloads": {"all": true}, "firstInstall": "Upgrade"}));
+    let deployments = shop_with(json!({"workloads": {"all": true, "kinds": ["Deployment"]}}));
+    let named = |name: &'static str, app: &'static str, image: &'static str| {
+        web(image, |o| {
+            o["metadata"]["name"] = json!(name);
+            o["spec"]["template"]["metadata"]["labels"] = json!({"app": app});
+        })
+    };
+    let rows = [
+        (
+            "as approved",
+            shop(),
+            DEPLOYMENT,
+            named("web", "web", "web:v1"),
+            "Allow",
+        ),
+        (
+            "other images",
+            shop(),
+            DEPLOYMENT,
+            named("web", "web", "web:v2"),
+            "LedgerMismatch",
+        ),
+        (
+            "never seen",
+            shop(),
+            DEPLOYMENT,
+            named("api", "api", "api:v1"),
+            "Allow",
+        ),
+        (
+            "never seen, strict",
+            strict,
+            DEPLOYMENT,
+            named("api", "api", "api:v1"),
+            "FirstInstall",
+        ),
+        (
+            "another's pods",
+            shop(),
+            DEPLOYMENT,
+            named("fake", "web", "evil:1"),
+            "SelectorTaken",
+        ),
+        (
+            "another's pods, its images",
+            shop(),
+            DEPLOYMENT,
+            named("twin", "web", "web:v1"),
+            "Allow",
+        ),
+        (
+            "a kind that is not governed",
+            deployments.clone(),
+            WorkloadKind::ReplicaSet,
+            named("fake", "web", "evil:1"),
+            "SelectorTaken",
+        ),
+        (
+            "a kind that is not governed, apart",
+            deployments,
+            WorkloadKind::ReplicaSet,
+            named("rs", "x", "x:1"),
+            "Allow",
+        ),
+        (
+            "with our label",
+            shop(),
+            DEPLOYMENT,
+            web("web:v1", flying),
+            "LabelReserved",
+        ),
+    ];
+    for (what, s, kind, object, expected) in rows {
+        assert_eq!(
+            outcome(&workload(&s, "alice", kind, None, &object)),
+            expected,
+            "{what}"
+        );
+    }
+    let pod = |labels: Value| {
+        json!({"metadata": {"name": "p", "labels": labels,
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "web-1", "controller": true}]},
+            "spec": {"containers": [{"name": "web", "image": "evil:1"}]}})
+    };
+    let s = shop();
+    let bare = pod(json!({"app": "web"}));
+    assert_eq!(
+        outcome(&workload(&s, "alice", WorkloadKind::Pod, None, &bare)),
+        "SelectorTaken",
+        "an owner reference proves nothing"
+    );
+    let owner = "system:serviceaccount:kube-system:replicaset-controller";
+    assert_eq!(
+        outcome(&workload(&s, owner, WorkloadKind::Pod, None, &bare)),
+        "Allow"
+    );
+}
+
+#[test]
+fn taking_the_label_off_first_does_not_help() {
+    let s = shop_with(json!({"workloads": {"selector": {"matchLabels": {"app": "web"}}}}));
+    let bare = |o: &mut Value| o["metadata"]["labels"] = json!({});
+    let outcome_of = |old: &Value, new: &Value| outcome(&update(&s, "alice", old, new)).to_owned();
+    assert_eq!(
+        outcome_of(&web("web:v1", nothing), &web("web:v1", bare)),
+        "Allow"
+    );
+    assert_eq!(
+        outcome_of(&web("web:v1", bare), &web("web:v2", bare)),
+        "UpgradeRequired"
+    );
+    assert_eq!(
+        outcome_of(&web("web:v1", nothing), &web("web:v2", bare)),
+        "UpgradeRequired",
+        "in one write"
+    );
+    let other = |o: &mut Value| {
+        bare(o);
+        o["metadata"]["name"] = json!("job");
+        o["spec"]["template"]["metadata"] = json!({});
+    };
+    assert_eq!(
+        outcome_of(&web("web:v1", other), &web("web:v2", other)),
+        "Allow",
+        "nobody governs it"
+    );
+}
+
+#[test]
+fn our_own_image_changes_are_confirmed_by_the_live_upgrade() {
+    let s = shop();
+    let change = |phase: &str, from: &str, to: &str, edit: fn(&mut Value)| {
+        let (old, new) = (web(from, flying), web(to, edit));
+        let Verdict::Confirm(question) = update(&s, US, &old, &new) else {
+            return "no question".to_owned();
+        };
+        let live = Live::Found(Box::new(upgrade("shop", "web-v2", phase)));
+        match confirm(
+            &question,
+            &Answers {
+                upgrade: live,
+                access: Vec::new(),
+            },
+        ) {
+            Ok(()) => "Allow".to_owned(),
+            Err(refusal) => refusal.reason.to_string(),
+        }
+    };
+    let rows: [(&str, &str, &str, fn(&mut Value), &str); 13] = [
+        ("Progressing", "web:v1", "web:v2", held, "Allow"),
+        ("Paused", "web:v1", "web:v2", held, "Allow"),
+        ("Degraded", "web:v2", "web:v1", flying, "Allow"),
+        ("RollingBack", "web:v2", "web:v1", flying, "Allow"),
+        ("RollingBack", "web:v1", "web:v2", held, "WrongPhase"),
+        ("AwaitingApproval", "web:v1", "web:v2", held, "WrongPhase"),
+        ("Completed", "web:v1", "web:v2", held, "WrongPhase"),
+        ("Pending", "web:v2", "web:v1", flying, "WrongPhase"),
+        ("Progressing", "web:v1", "web:v2", flying, "NotHeldBack"),
+        ("Progressing", "web:v1", "web:v3", held, "NotCovered"),
+        ("Progressing", "web:v0", "web:v2", held, "NotCovered"),
+        (
+            "Progressing",
+            "web:v1",
+            "web:v2",
+            |o| {
+                flying(o);
+                o["spec"]["strategy"] = json!({"type": "Recreate"});
+            },
+            "Allow",
+        ),
+        ("Progressing", "web:v1", "web:v2", nothing, "no question"),
+    ];
+    for (phase, from, to, edit, expected) in rows {
+        assert_eq!(
+            change(phase, from, to, edit),
+            expected,
+            "{phase} {from} -> {to}"
+        );
+    }
+    assert_eq!(
+        outcome(&update(
+            &s,
+            US,
+            &web("web:v1", flying),
+            &web("web:v2", nothing)
+        )),
+        "UpgradeRequired"
+    );
+}
+
+#[test]
+fn without_a_live_answer_nothing_passes() {
+    let s = shop();
+    let verdict = update(&s, US, &web("web:v1", flying), &web("web:v2", held));
+    let Verdict::Confirm(question) = verdict else {
+        panic!("no question")
+    };
+    let ask = |live| {
+        confirm(
+            &question,
+            &Answers {
+                upgrade: live,
+                access: Vec::new(),
+            },
+        )
+        .expect_err("refused")
+        .reason
+        .as_str()
+    };
+    assert_eq!(ask(Live::Missing), "UpgradeNotFound");
+    assert_eq!(ask(Live::Failed("timeout".into())), "Unconfirmed");
+    assert_eq!(ask(Live::NotAsked), "Unconfirmed");
+    let mut going = upgrade("shop", "web-v2", "Progressing");
+    going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).ok();
+    assert_eq!(
+        ask(Live::Found(Box::new(going))),
+        "WrongPhase",
+        "a deleted Upgrade goes back only"
+    );
+    let mut other = upgrade("shop", "web-v2", "Progressing");
+    other.spec.stages[0]
+        .workloads
+        .as_mut()
+        .expect("a stage")
+        .targets[0]
+        .name = "api".into();
+    assert_eq!(ask(Live::Found(Box::new(other))), "NotCovered");
+}
+
+fn image() -> impl Strategy<Value = String> {
+    (0..4u8).prop_map(|v| format!("web:v{v}"))
+}
+
+proptest! {
+    /// Whatever is known or not: an image change by anybody but us passes only back to the ledger,
+    /// and what changes no image and is not in flight always passes.
+    #[test]
+    fn no_state_lets_an_image_through(
+        (from, to) in (image(), image()), synced: bool, fly: bool, phase in "Pending|Progressing|Completed",
+    ) {
+        let mut s = shop();
+        s.set_upgrade(&upgrade("shop", "web-v2", &phase));
+        s.set_synced(synced);
+        let edit = if fly { flying } else { nothing };
+        let verdict = update(&s, "alice", &web(&from, edit), &web(&to, |o| { edit(o); o["spec"]["replicas"] = json!(7); }));
+        let back = synced && !fly && to == "web:v1";
+        prop_assert_eq!(outcome(&verdict) == "Allow", from == to || back, "{:?}", verdict);
+    }
+}
