@@ -4,13 +4,28 @@
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use std::time::Duration;
-use upgrade_core::api::Phase;
-use upgrade_sandbox::product;
-use upgrade_sandbox::scenario::{Shop, canary};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use upgrade_core::api::{Phase, SYSTEM_NAMESPACE};
+use upgrade_sandbox::product::{self, Product};
+use upgrade_sandbox::scenario::{PATIENCE, Shop, canary};
+use upgrade_sandbox::wait_for;
 
 /// As many as in the Online Boutique, all in one Upgrade.
 const DEPLOYMENTS: usize = 11;
 const KILLS: usize = 20;
+
+/// Waits until the process that runs now holds the lease: one that does not lead is no loss.
+async fn leads(shop: &Shop, product: &Product) {
+    let leases: Api<Lease> = Api::namespaced(shop.client.clone(), SYSTEM_NAMESPACE);
+    let me = format!("-{}", product.webhook().pid().expect("it runs"));
+    let mine = move |l: Option<&Lease>| {
+        l.and_then(|l| l.spec.as_ref())
+            .and_then(|s| s.holder_identity.as_deref())
+            .is_some_and(|h| h.ends_with(&me))
+    };
+    wait_for(leases, "kubectl-upgrade-controller", mine, PATIENCE).await.expect("it leads");
+}
 
 #[tokio::test]
 async fn killed_at_20_random_moments_it_converges_and_no_deployment_ever_has_less_than_n_ready() {
@@ -30,14 +45,17 @@ async fn killed_at_20_random_moments_it_converges_and_no_deployment_ever_has_les
         watches.push(shop.watch(name).await.unwrap());
     }
     let targets: Vec<&str> = names.iter().map(String::as_str).collect();
-    let steps = canary(&["10", "2s", "20", "30", "2s", "50", "2s", "70", "2s", "100"]);
-    shop.upgrade("up", &targets, "web:v2-ready-after-2s", &steps).await.unwrap();
+    let steps = ["10", "1s", "20", "1s", "30", "1s", "40", "1s", "50", "1s", "60", "1s", "70", "1s", "80", "1s", "90", "1s"];
+    shop.upgrade("up", &targets, "web:v2-ready-after-2s", &canary(&steps)).await.unwrap();
     let mut killed = 0;
     while killed < KILLS {
-        let lives = Duration::from_millis(random.random_range(0..1500));
+        leads(&shop, &product).await;
+        let lives = Duration::from_millis(random.random_range(0..1000));
         // Not a wait for anything: the moment of death is meant to be any.
         tokio::time::sleep(lives).await;
+        let before = shop.upgrades().get("up").await.unwrap().status.unwrap_or_default();
         product.kill().await.unwrap();
+        assert_ne!(before.phase, Phase::Completed, "over after {killed} kills; SEED={seed}");
         killed += 1;
         product.restart(cluster).await.unwrap();
     }

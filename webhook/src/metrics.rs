@@ -13,8 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ const STALE_SECONDS: i64 = 60;
 
 /// Everything that is counted, and what readiness depends on.
 pub struct Metrics {
-    registry: Mutex<Registry>,
+    registry: Registry,
     admission: Family<AdmissionLabels, Counter>,
     duration: Family<PathLabel, Histogram>,
     snapshot_age: Gauge,
@@ -88,7 +88,7 @@ impl Metrics {
             certificate_expiry.clone(),
         );
         Self {
-            registry: Mutex::new(registry),
+            registry,
             admission,
             duration,
             snapshot_age,
@@ -100,11 +100,6 @@ impl Metrics {
             draining: AtomicBool::new(false),
             heard: AtomicI64::new(0),
         }
-    }
-
-    /// Registers further metrics, under the prefix `kubectl_upgrade_`.
-    pub fn register(&self, with: impl FnOnce(&mut Registry)) {
-        with(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// One admission request was answered after `seconds`.
@@ -188,8 +183,7 @@ impl Metrics {
     fn encode(&self) -> Result<String, std::fmt::Error> {
         self.snapshot_age.set(self.age());
         let mut text = String::new();
-        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
     }
 }

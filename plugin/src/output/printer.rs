@@ -1,6 +1,7 @@
 //! The one place that writes: data to stdout, everything else to stderr.
 
 use super::hint::Refusal;
+use super::table::visible;
 use crate::cli::{Color, Format};
 use anstream::{AutoStream, ColorChoice};
 use owo_colors::OwoColorize;
@@ -118,9 +119,13 @@ impl Printer {
         if self.drawn > 0 {
             write!(self.out, "\x1b[{}A\x1b[J", self.drawn)?;
         }
-        let text = ended(text);
-        self.drawn = text.lines().count();
-        write!(self.out, "{text}")?;
+        let (width, height) = terminal_size::terminal_size().map_or((80, 24), |(w, h)| {
+            (usize::from(w.0).max(1), usize::from(h.0))
+        });
+        let lines = fit(text, width, height.saturating_sub(1).max(4));
+        // A line that wraps takes more than one row, and the cursor has to go back over all of them.
+        self.drawn = lines.iter().map(|l| rows(l, width)).sum();
+        writeln!(self.out, "{}", lines.join("\n"))?;
         self.out.flush()
     }
 
@@ -174,10 +179,45 @@ fn choose(choice: ColorChoice, terminal: bool) -> ColorChoice {
     }
 }
 
+/// Rows that a line takes on a terminal.
+fn rows(line: &str, width: usize) -> usize {
+    let plain = anstream::adapter::strip_str(line).to_string();
+    visible(&plain).div_ceil(width).max(1)
+}
+
+/// As many lines as the terminal has room for: what scrolled away could not be redrawn. The middle
+/// gives way, for the head says where it is and the tail what to do.
+fn fit(text: &str, width: usize, height: usize) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let mut used: usize = lines.iter().map(|l| rows(l, width)).sum();
+    while used > height && lines.len() > 1 {
+        let at = lines.len().saturating_sub(4);
+        used -= rows(lines.remove(at), width);
+    }
+    lines
+}
+
 fn ended(text: &str) -> String {
     if text.is_empty() || text.ends_with('\n') {
         text.to_owned()
     } else {
         format!("{text}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fit, rows};
+
+    #[test]
+    fn what_is_redrawn_fits_the_terminal() {
+        assert_eq!(rows("\u{1b}[33mPaused\u{1b}[39m", 6), 1);
+        assert_eq!((rows("", 10), rows("12345678901", 10)), (1, 2));
+        let text = (0..30)
+            .map(|i| i.to_string())
+            .collect::<Vec<_>>()
+            .join("\n");
+        let lines = fit(&text, 80, 10);
+        assert_eq!((lines.len(), lines[0], lines[9]), (10, "0", "29"));
     }
 }

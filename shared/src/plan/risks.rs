@@ -2,6 +2,7 @@
 
 use super::build::{Autoscaler, Request, Workload};
 use crate::api::upgrade::ImageChange;
+use crate::engine::law::canary_count;
 use crate::image::Image;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
@@ -26,15 +27,6 @@ pub struct Notice {
     pub reason: &'static str,
     /// What it is, in one sentence.
     pub message: String,
-}
-
-/// Pods that run the new images at a weight: rounded down to whole pods, but never to none.
-pub fn canary_pods(replicas: i32, weight: i32) -> i32 {
-    if replicas <= 0 {
-        return 0;
-    }
-    let pods = i64::from(replicas) * i64::from(weight.clamp(0, 100)) / 100;
-    i32::try_from(pods).unwrap_or(replicas).max(1)
 }
 
 /// Everything to know about a request, the risks first.
@@ -228,8 +220,8 @@ fn state(workload: &Workload, request: &Request, found: &mut Vec<Notice>) {
         }
         1 if canary => {
             let message = format!(
-                "{name} has 1 replica: a canary of one pod is all of it; the first step moves \
-                 everything"
+                "{name} has 1 replica: its canary is one pod beside it, half of all pods whatever \
+                 the weight says"
             );
             push(found, Severity::Risk, "OneReplica", message);
         }
@@ -278,7 +270,7 @@ fn inexact_weights(workloads: &[Workload], weights: &[i32], found: &mut Vec<Noti
             .iter()
             .filter(|w| i64::from(replicas) * i64::from(**w) % 100 != 0)
             .map(|weight| {
-                let pods = canary_pods(replicas, *weight);
+                let pods = canary_count(*weight, replicas);
                 format!(
                     "{weight} % is {pods} of {replicas} ({} %)",
                     pods * 100 / replicas
@@ -308,27 +300,6 @@ fn in_flight_side_effects(found: &mut Vec<Notice>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_canary_is_whole_pods_and_never_none() {
-        for (replicas, weight, pods) in [
-            (10, 10, 1),
-            (3, 10, 1),
-            (3, 50, 1),
-            (3, 67, 2),
-            (4, 50, 2),
-            (1, 1, 1),
-            (0, 50, 0),
-            (7, 100, 7),
-            (150, 1, 1),
-        ] {
-            assert_eq!(
-                canary_pods(replicas, weight),
-                pods,
-                "{weight} % of {replicas}"
-            );
-        }
-    }
 
     #[test]
     fn versions_are_ordered_only_where_they_have_one_form() {

@@ -361,7 +361,7 @@ mod tests {
         }
         let before = now.clone();
         now.set_upgrade(&upgrade("a", "u", "Progressing"));
-        now.set_ledger(&ledger("a", serde_json::json!([])));
+        now.set_ledger(&ledger("a", &serde_json::json!([])));
         let pointer = |s: &Snapshot, ns: &str| Arc::as_ptr(&s.namespaces[ns]);
         assert_ne!(pointer(&before, "a"), pointer(&now, "a"));
         assert_eq!(pointer(&before, "b"), pointer(&now, "b"));

@@ -22,7 +22,7 @@ pub fn policy(name: &str, spec: Value) -> UpgradePolicy {
     UpgradePolicy::new(name, serde_json::from_value(spec).expect("a policy's spec"))
 }
 
-pub fn ledger(namespace: &str, entries: Value) -> UpgradeLedger {
+pub fn ledger(namespace: &str, entries: &Value) -> UpgradeLedger {
     let spec = serde_json::from_value(json!({"entries": entries})).expect("a ledger's spec");
     let mut ledger = UpgradeLedger::new("ledger", spec);
     ledger.metadata.namespace = Some(namespace.into());
@@ -57,7 +57,7 @@ pub fn shop_with(spec: Value) -> Snapshot {
     s.set_policy(&policy("all", spec));
     s.set_ledger(&ledger(
         "shop",
-        json!([{"kind": "Deployment", "name": "web", "since": "2026-01-01T00:00:00Z",
+        &json!([{"kind": "Deployment", "name": "web", "since": "2026-01-01T00:00:00Z",
             "images": [{"container": "web", "image": "web:v1"}],
             "selector": {"matchLabels": {"app": "web"}}}]),
     ));

@@ -6,7 +6,7 @@ use super::images::waiting;
 use super::question::{Access, AccessNeed, Question, Topic};
 use super::refusal::{Reason, Refusal};
 use super::review::{Change, Operation, Review};
-use super::snapshot::{Snapshot, targets};
+use super::snapshot::{Snapshot, UpgradeView, targets};
 use crate::api::upgrade::{Control, WorkloadTarget};
 use crate::api::{Identity, Upgrade};
 use crate::image::same;
@@ -60,48 +60,14 @@ fn create(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade) -> Verdict {
     ) {
         return refusal.into();
     }
-    let idle = |t: &&WorkloadTarget| t.images.iter().any(|i| same(&i.from, &i.to));
-    if let Some(target) = targets(new).find(idle) {
-        return Refusal::new(
-            Reason::NothingChanges,
-            format!(
-                "{object} may not be created: it would not change {} {}",
-                target.kind, target.name
-            ),
-            "`from` and `to` of one of its images name the same image",
-            "leave that image out, or give the image to run in `to`",
-        )
-        .run(format!(
-            "kubectl get {} {} -n {} -o wide",
-            target.kind.resource(),
-            target.name,
-            review.namespace
-        ))
-        .into();
+    if let Some(refusal) = idle(review, new, &object) {
+        return refusal.into();
     }
     if !snapshot.synced() {
         return not_ready(&format!("{object} cannot be created now")).into();
     }
-    for target in targets(new) {
-        let busy = |u: &&super::snapshot::UpgradeView| {
-            u.is_open() && u.name != name(review, new) && u.has(target.kind, &target.name)
-        };
-        if let Some(other) = snapshot.upgrades(&review.namespace).find(busy) {
-            return Refusal::new(
-                Reason::WorkloadBusy,
-                format!(
-                    "{object} may not be created: {} {} has an Upgrade already",
-                    target.kind, target.name
-                ),
-                format!("{} is not over", waiting(other)),
-                "a workload is in one Upgrade at a time: wait for it to end, or abort it",
-            )
-            .run(format!(
-                "kubectl upgrade status {} -n {}",
-                other.name, review.namespace
-            ))
-            .into();
-        }
+    if let Some(refusal) = busy(snapshot, review, new, &object) {
+        return refusal.into();
     }
     // What the Upgrade will do, its requester could have done by hand: patch every target.
     let patch = |name: Option<String>| Access {
@@ -123,6 +89,48 @@ fn create(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade) -> Verdict {
         topic: rights(review, format!("create {object}")),
     }
     .into()
+}
+
+/// The refusal of an Upgrade from an image to itself.
+fn idle(review: &Review<'_>, new: &Upgrade, object: &str) -> Option<Refusal> {
+    let idle = |t: &&WorkloadTarget| t.images.iter().any(|i| same(&i.from, &i.to));
+    let target = targets(new).find(idle)?;
+    let (kind, name) = (target.kind, &target.name);
+    let refusal = Refusal::new(
+        Reason::NothingChanges,
+        format!("{object} may not be created: it would not change {kind} {name}"),
+        "`from` and `to` of one of its images name the same image",
+        "leave that image out, or give the image to run in `to`",
+    );
+    let resource = kind.resource();
+    Some(refusal.run(format!(
+        "kubectl get {resource} {name} -n {} -o wide",
+        review.namespace
+    )))
+}
+
+/// The refusal of an Upgrade of a workload that is in another one.
+fn busy(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade, object: &str) -> Option<Refusal> {
+    let mine = name(review, new);
+    let taken = |u: &&UpgradeView| {
+        u.is_open() && u.name != mine && targets(new).any(|t| u.has(t.kind, &t.name))
+    };
+    let other = snapshot.upgrades(&review.namespace).find(taken)?;
+    let target = targets(new).find(|t| other.has(t.kind, &t.name))?;
+    let refusal = Refusal::new(
+        Reason::WorkloadBusy,
+        format!(
+            "{object} may not be created: {} {} has an Upgrade already",
+            target.kind, target.name
+        ),
+        format!("{} is not over", waiting(other)),
+        "a workload is in one Upgrade at a time: wait for it to end, or abort it",
+    );
+    let command = format!(
+        "kubectl upgrade status {} -n {}",
+        other.name, review.namespace
+    );
+    Some(refusal.run(command))
 }
 
 fn update(review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Verdict {

@@ -104,7 +104,9 @@ impl Demo {
         self.shop.phase("web-v2", Phase::AwaitingApproval).await?;
         self.check("it awaits approval", true);
         let (ok, text) = self.upgrade("ana", &["approve", "web-v2", "--yes"])?;
-        self.check("ana's own approval is refused", !ok && text.contains("requester"));
+        self.check("ana's own approval is refused", !ok && text.contains("somebody else"));
+        let (ok, text) = self.approve_by_hand("ana").await?;
+        self.check("also without the plugin, by the API server", !ok && text.contains("denied the request"));
         let watch = self.shop.watch("web").await?;
         let (ok, _) = self.upgrade("bob", &["approve", "web-v2", "--yes"])?;
         self.check("bob's is accepted", ok);
@@ -173,6 +175,19 @@ impl Demo {
         self.upgrade("ana", &["list"])?;
         self.upgrade("ana", &["history"])?;
         Ok(())
+    }
+
+    /// What the plugin does, by `kubectl create`: the plugin is no part of the enforcement.
+    async fn approve_by_hand(&self, user: &str) -> Result<(bool, String)> {
+        let hash = self.shop.upgrades().get("web-v2").await?.status.unwrap_or_default().plan_hash;
+        let approval = json!({
+            "apiVersion": "kubectl-upgrade.dev/v1alpha1", "kind": "UpgradeApproval",
+            "metadata": {"name": "by-hand"},
+            "spec": {"upgrade": "web-v2", "planHash": hash, "decision": "Approved"},
+        });
+        let file = self.shop.cluster.dir().join("approval.json");
+        std::fs::write(&file, approval.to_string())?;
+        self.kubectl(user, &["create", "-f", &file.to_string_lossy()])
     }
 
     async fn split(&mut self, what: &str, to: &str, wanted: (i32, i32)) -> Result<()> {

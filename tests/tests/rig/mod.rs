@@ -60,11 +60,23 @@ impl Rig {
             "--san=127.0.0.1".into(),
         ];
         // Started first: it has to wait for its CRDs, rights and configurations without dying.
-        let webhook = cluster.spawn("webhook", argv, [("RUST_LOG", "info")]).await?;
+        let webhook = cluster
+            .spawn("webhook", argv, [("RUST_LOG", "info")])
+            .await?;
         let admin = cluster.kubeconfig().to_owned();
         let user = |name: &str| cluster.kubeconfig_for(name, &["people"]);
         let (alice, bob, mallory) = (user("alice")?, user("bob")?, user("mallory")?);
-        let rig = Self { cluster, webhook, port, probes, admin, us, alice, bob, mallory };
+        let rig = Self {
+            cluster,
+            webhook,
+            port,
+            probes,
+            admin,
+            us,
+            alice,
+            bob,
+            mallory,
+        };
         rig.install()?;
         rig.ready().await?;
         Ok(rig)
@@ -81,33 +93,59 @@ impl Rig {
                 let service = format!(
                     "service: {{name: upgrade-webhook, namespace: kubectl-upgrade-system, path: {path}, port: 443}}"
                 );
-                text = text.replace(&service, &format!("url: https://127.0.0.1:{}{path}", self.port));
+                text = text.replace(
+                    &service,
+                    &format!("url: https://127.0.0.1:{}{path}", self.port),
+                );
             }
             self.run(User::Admin, &["apply", "-f", "-"], Some(&text))?;
         }
-        for (user, role) in [("alice", "edit"), ("bob", "edit"), ("bob", "kubectl-upgrade-approver"),
-            ("mallory", "kubectl-upgrade-edit"), ("mallory", "make-approvals")]
-        {
+        for (user, role) in [
+            ("alice", "edit"),
+            ("bob", "edit"),
+            ("bob", "kubectl-upgrade-approver"),
+            ("mallory", "kubectl-upgrade-edit"),
+            ("mallory", "make-approvals"),
+        ] {
             let name = format!("{user}-{role}");
             let (role, user) = (format!("--clusterrole={role}"), format!("--user={user}"));
-            self.run(User::Admin, &["create", "clusterrolebinding", &name, &role, &user], None)?;
+            self.run(
+                User::Admin,
+                &["create", "clusterrolebinding", &name, &role, &user],
+                None,
+            )?;
         }
-        let role = ["create", "clusterrole", "make-approvals", "--verb=create",
-            "--resource=upgradeapprovals.kubectl-upgrade.dev"];
+        let role = [
+            "create",
+            "clusterrole",
+            "make-approvals",
+            "--verb=create",
+            "--resource=upgradeapprovals.kubectl-upgrade.dev",
+        ];
         self.run(User::Admin, &role, None)?;
         Ok(())
     }
 
     pub async fn ready(&self) -> Result<()> {
         let probes = format!("127.0.0.1:{}", self.probes);
-        let ready = eventually("readiness", Duration::from_secs(45), || product::get(&probes, "/readyz"));
+        let ready = eventually("readiness", Duration::from_secs(45), || {
+            product::get(&probes, "/readyz")
+        });
         ready.await.with_context(|| self.webhook.log_tail(30))?;
         // Aggregated roles are filled by a controller.
         eventually("alice's rights", Duration::from_secs(20), || async {
-            self.run(User::Alice, &["auth", "can-i", "create", "upgrades.kubectl-upgrade.dev"], None)
+            self.run(
+                User::Alice,
+                &["auth", "can-i", "create", "upgrades.kubectl-upgrade.dev"],
+                None,
+            )
         })
         .await?;
         Ok(())
+    }
+
+    pub async fn readyz(&self) -> Result<String> {
+        product::get(&format!("127.0.0.1:{}", self.probes), "/readyz").await
     }
 
     pub async fn metrics(&self) -> Result<String> {
@@ -131,12 +169,20 @@ impl Rig {
         if output.status.success() {
             return Ok(text(&output.stdout) + &text(&output.stderr));
         }
-        bail!("{user:?} kubectl {}: {}", args.join(" "), text(&output.stderr) + &text(&output.stdout))
+        bail!(
+            "{user:?} kubectl {}: {}",
+            args.join(" "),
+            text(&output.stderr) + &text(&output.stdout)
+        )
     }
 
     fn kubectl(&self, user: User, args: &[&str], stdin: Option<&str>) -> Result<Output> {
         let mut command = self.cluster.kubectl_with(self.kubeconfig(user));
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let mut pipe = child.stdin.take().context("no stdin")?;
         pipe.write_all(stdin.unwrap_or_default().as_bytes())?;
@@ -163,17 +209,24 @@ impl Rig {
     pub async fn governed(&self) -> Result<String> {
         let ns = self.cluster.namespace("shop").await?;
         self.creates(User::Us, &ledger(&ns))?;
-        self.accepts(User::Admin, &["label", "ns", &ns, "kubectl-upgrade.dev/governed=true"]);
+        self.accepts(
+            User::Admin,
+            &["label", "ns", &ns, "kubectl-upgrade.dev/governed=true"],
+        );
         self.creates(User::Admin, &deployment(&ns, "web", "web:v1"))?;
         Ok(ns)
     }
 
     /// Writes the phase as the controller would.
     pub async fn phase(&self, ns: &str, upgrade: &str, phase: &str) -> Result<()> {
-        let client = self.cluster.client_for(US, &["system:serviceaccounts"]).await?;
+        let client = self
+            .cluster
+            .client_for(US, &["system:serviceaccounts"])
+            .await?;
         let patch = json!({"status": {"phase": phase, "message": "waits for promote"}});
         let api: Api<Upgrade> = Api::namespaced(client, ns);
-        api.patch_status(upgrade, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        api.patch_status(upgrade, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
         Ok(())
     }
 }

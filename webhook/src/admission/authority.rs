@@ -128,7 +128,7 @@ impl Authority {
         let all = [Some(&self.current), self.next.as_ref(), self.old.as_ref()];
         let valid = all.into_iter().flatten().filter(|ca| !ca.expired(now));
         valid
-            .map(|ca| format!("{}\n", ca.certificate.trim_end()))
+            .flat_map(|ca| [ca.certificate.trim_end(), "\n"])
             .collect()
     }
 

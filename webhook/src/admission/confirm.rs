@@ -31,15 +31,14 @@ pub async fn answer(client: &Client, question: &Question, user: &User<'_>) -> An
         futures::future::join_all(needs).await
     };
     let both = async { tokio::join!(upgrade, access) };
-    match tokio::time::timeout(LIMIT, both).await {
-        Ok((upgrade, access)) => Answers { upgrade, access },
-        Err(_) => {
-            let why = "the API server did not answer within 1 s".to_owned();
-            Answers {
-                upgrade: Live::Failed(why.clone()),
-                access: vec![Granted::Failed(why); question.access.len()],
-            }
-        }
+    if let Ok((upgrade, access)) = tokio::time::timeout(LIMIT, both).await {
+        return Answers { upgrade, access };
+    }
+    let why = "the API server did not answer within 1 s".to_owned();
+    let access = vec![Granted::Failed(why.clone()); question.access.len()];
+    Answers {
+        upgrade: Live::Failed(why),
+        access,
     }
 }
 

@@ -40,7 +40,8 @@ struct Response<'a> {
 
 #[derive(Serialize)]
 struct Status {
-    status: &'static str,
+    #[serde(rename = "status")]
+    outcome: &'static str,
     code: u16,
     reason: &'static str,
     message: String,
@@ -78,7 +79,7 @@ impl Answer {
             Self::Denied(refusal) => {
                 response.allowed = false;
                 response.status = Some(Status {
-                    status: "Failure",
+                    outcome: "Failure",
                     code: code(refusal.reason),
                     reason: refusal.reason.as_str(),
                     message: refusal.to_string(),

@@ -81,7 +81,7 @@ fn an_approval_is_somebody_elses_word_on_this_plan() {
                     username: "carol".into(),
                     uid: None,
                     groups: vec!["devs".into()],
-                })
+                });
             }),
             &wait,
             "IdentityMismatch",

@@ -138,14 +138,14 @@ fn each_order_is_a_verb_of_its_own() {
     let old = upgrade("shop", "web-v2", "Progressing");
     let control = |c: serde_json::Value| {
         edited("Progressing", |u| {
-            u.spec.control = serde_json::from_value(c).ok()
+            u.spec.control = serde_json::from_value(c).ok();
         })
     };
     let rows = [
         (old.clone(), vec![]),
         (
             edited("Progressing", |u| {
-                u.metadata.labels = Some([("a".into(), "b".into())].into())
+                u.metadata.labels = Some([("a".into(), "b".into())].into());
             }),
             vec![],
         ),

@@ -1,0 +1,114 @@
+use super::workloads::{flying, held, nothing, update};
+use crate::policy::testing::{US, outcome, shop, upgrade, web};
+use crate::policy::{Answers, Live, Verdict, confirm};
+use serde_json::{Value, json};
+
+/// Phase, image before, image after, what else the write has, outcome.
+type Row = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&mut Value),
+    &'static str,
+);
+
+#[test]
+fn our_own_image_changes_are_confirmed_by_the_live_upgrade() {
+    let s = shop();
+    let change = |phase: &str, from: &str, to: &str, edit: fn(&mut Value)| {
+        let (old, new) = (web(from, flying), web(to, edit));
+        let Verdict::Confirm(question) = update(&s, US, &old, &new) else {
+            return "no question".to_owned();
+        };
+        let live = Live::Found(Box::new(upgrade("shop", "web-v2", phase)));
+        match confirm(
+            &question,
+            &Answers {
+                upgrade: live,
+                access: Vec::new(),
+            },
+        ) {
+            Ok(()) => "Allow".to_owned(),
+            Err(refusal) => refusal.reason.to_string(),
+        }
+    };
+    let rows: [Row; 13] = [
+        ("Progressing", "web:v1", "web:v2", held, "Allow"),
+        ("Paused", "web:v1", "web:v2", held, "Allow"),
+        ("Degraded", "web:v2", "web:v1", flying, "Allow"),
+        ("RollingBack", "web:v2", "web:v1", flying, "Allow"),
+        ("RollingBack", "web:v1", "web:v2", held, "WrongPhase"),
+        ("AwaitingApproval", "web:v1", "web:v2", held, "WrongPhase"),
+        ("Completed", "web:v1", "web:v2", held, "WrongPhase"),
+        ("Pending", "web:v2", "web:v1", flying, "WrongPhase"),
+        ("Progressing", "web:v1", "web:v2", flying, "NotHeldBack"),
+        ("Progressing", "web:v1", "web:v3", held, "NotCovered"),
+        ("Progressing", "web:v0", "web:v2", held, "NotCovered"),
+        (
+            "Progressing",
+            "web:v1",
+            "web:v2",
+            |o| {
+                flying(o);
+                o["spec"]["strategy"] = json!({"type": "Recreate"});
+            },
+            "Allow",
+        ),
+        ("Progressing", "web:v1", "web:v2", nothing, "no question"),
+    ];
+    for (phase, from, to, edit, expected) in rows {
+        assert_eq!(
+            change(phase, from, to, edit),
+            expected,
+            "{phase} {from} -> {to}"
+        );
+    }
+    assert_eq!(
+        outcome(&update(
+            &s,
+            US,
+            &web("web:v1", flying),
+            &web("web:v2", nothing)
+        )),
+        "UpgradeRequired"
+    );
+}
+
+#[test]
+fn without_a_live_answer_nothing_passes() {
+    let s = shop();
+    let verdict = update(&s, US, &web("web:v1", flying), &web("web:v2", held));
+    let Verdict::Confirm(question) = verdict else {
+        panic!("no question")
+    };
+    let ask = |live| {
+        confirm(
+            &question,
+            &Answers {
+                upgrade: live,
+                access: Vec::new(),
+            },
+        )
+        .expect_err("refused")
+        .reason
+        .as_str()
+    };
+    assert_eq!(ask(Live::Missing), "UpgradeNotFound");
+    assert_eq!(ask(Live::Failed("timeout".into())), "Unconfirmed");
+    assert_eq!(ask(Live::NotAsked), "Unconfirmed");
+    let mut going = upgrade("shop", "web-v2", "Progressing");
+    going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).ok();
+    assert_eq!(
+        ask(Live::Found(Box::new(going))),
+        "WrongPhase",
+        "a deleted Upgrade goes back only"
+    );
+    let mut other = upgrade("shop", "web-v2", "Progressing");
+    other.spec.stages[0]
+        .workloads
+        .as_mut()
+        .expect("a stage")
+        .targets[0]
+        .name = "api".into();
+    assert_eq!(ask(Live::Found(Box::new(other))), "NotCovered");
+}
