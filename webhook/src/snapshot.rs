@@ -314,3 +314,86 @@ async fn heartbeat(client: Client, metrics: Arc<Metrics>, stop: CancellationToke
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::api::ObjectMeta;
+
+    fn follower() -> (Follower, Handle) {
+        let state = Snapshot::new("us");
+        let current = Arc::new(ArcSwap::from_pointee(state.clone()));
+        let (sender, changed) = watch::channel(());
+        let follower = Follower {
+            state,
+            current: Arc::clone(&current),
+            sender,
+            sources: Default::default(),
+            metrics: Arc::new(Metrics::new()),
+        };
+        (follower, Handle { current, changed })
+    }
+
+    fn namespace(name: &str) -> Object {
+        let metadata = ObjectMeta {
+            name: Some(name.into()),
+            ..ObjectMeta::default()
+        };
+        Object::Namespace(PartialObjectMeta {
+            metadata,
+            ..Default::default()
+        })
+    }
+
+    fn list(follower: &mut Follower, source: Source, objects: Vec<Object>) {
+        follower.take(source, Event::Init);
+        for object in objects {
+            follower.take(source, Event::InitApply(object));
+        }
+        follower.take(source, Event::InitDone);
+        follower.publish();
+    }
+
+    #[test]
+    fn synced_is_every_store_and_a_new_list_forgets_what_is_gone() {
+        let (mut follower, handle) = follower();
+        list(
+            &mut follower,
+            Source::Namespaces,
+            vec![namespace("a"), namespace("b")],
+        );
+        for source in [Source::Policies, Source::Upgrades] {
+            list(&mut follower, source, Vec::new());
+            assert!(!handle.load().synced());
+        }
+        list(&mut follower, Source::Ledgers, Vec::new());
+        assert!(handle.load().synced());
+
+        // Meanwhile `b` went and `c` came; until the list is through, what was known stays.
+        follower.take(Source::Namespaces, Event::Init);
+        follower.take(Source::Namespaces, Event::InitApply(namespace("a")));
+        follower.publish();
+        assert!(handle.load().namespace("b").is_some() && handle.load().synced());
+        follower.take(Source::Namespaces, Event::InitApply(namespace("c")));
+        follower.take(Source::Namespaces, Event::InitDone);
+        follower.publish();
+        let has = |name: &str| handle.load().namespace(name).is_some();
+        assert_eq!((has("a"), has("b"), has("c")), (true, false, true));
+        follower.take(Source::Namespaces, Event::Delete(namespace("a")));
+        follower.publish();
+        assert!(!has("a"));
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_with_the_snapshot_that_is_waited_for() {
+        let (mut follower, handle) = follower();
+        let wanted = handle.load_when(Duration::from_mins(1), |s| s.namespace("a").is_some());
+        let arrives = async { list(&mut follower, Source::Namespaces, vec![namespace("a")]) };
+        let (snapshot, ()) = tokio::join!(wanted, arrives);
+        assert!(snapshot.namespace("a").is_some());
+        let late = handle
+            .load_when(Duration::from_millis(5), |s| s.namespace("z").is_some())
+            .await;
+        assert!(late.namespace("z").is_none());
+    }
+}

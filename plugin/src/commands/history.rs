@@ -179,18 +179,8 @@ fn happened(upgrade: &Upgrade, decisions: &[UpgradeApproval]) -> Vec<Happened> {
         reason,
     );
     for decision in decisions {
-        let what = match decision.spec.decision {
-            Decision::Approved => "Approved",
-            Decision::Rejected => "Rejected",
-        };
-        let who = decision
-            .spec
-            .approver
-            .as_ref()
-            .map(|i| i.username.clone())
-            .unwrap_or_default();
-        let why = decision.spec.reason.clone().unwrap_or_default();
-        add(decision.creation_timestamp().map(|t| t.0), what, who, why);
+        let (time, what, who, why) = word_of(decision);
+        add(time, what, who, why);
     }
     let attempt = if status.attempt > 0 {
         format!("attempt {}", status.attempt + 1)
@@ -216,6 +206,22 @@ fn happened(upgrade: &Upgrade, decisions: &[UpgradeApproval]) -> Vec<Happened> {
     }
     all.sort_by_key(|(time, _)| *time);
     all.into_iter().map(|(_, h)| h).collect()
+}
+
+/// When which decision was made, by whom, and why.
+fn word_of(decision: &UpgradeApproval) -> (Option<Timestamp>, &'static str, String, String) {
+    let what = match decision.spec.decision {
+        Decision::Approved => "Approved",
+        Decision::Rejected => "Rejected",
+    };
+    let who = decision
+        .spec
+        .approver
+        .as_ref()
+        .map(|i| i.username.clone())
+        .unwrap_or_default();
+    let why = decision.spec.reason.clone().unwrap_or_default();
+    (decision.creation_timestamp().map(|t| t.0), what, who, why)
 }
 
 /// A time in the record: UTC, to the second, so that it means the same to everybody.

@@ -7,10 +7,16 @@ use crate::client::Session;
 use crate::errors::explain;
 use crate::objects::{list, status};
 use crate::output::{Exit, Printer, Refusal};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::runtime::wait::await_condition;
 use kube::{CustomResourceExt, ResourceExt};
 use serde_json::json;
+use std::time::Duration;
 use upgrade_core::api::Upgrade;
+
+/// How long the last objects of a CRD may take to go.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Removes everything but, without `--crds`, the data.
 pub async fn run(
@@ -40,6 +46,9 @@ pub async fn run(
         }
         for item in items.iter().filter(|i| i.is_crd()) {
             remove(session, printer, args, &served, item).await?;
+        }
+        if args.dry_run == DryRun::None {
+            gone(session, items.iter().filter(|i| i.is_crd())).await?;
         }
     } else if args.output.output.is_none() {
         printer.note(&format!(
@@ -129,6 +138,34 @@ async fn remove(
     printer
         .data(&said)
         .map_err(|e| Refusal::new("OutputFailed", e.to_string()))
+}
+
+/// A CRD is gone only after its last object; until then an `install` would find half of it.
+async fn gone(session: &Session, crds: impl Iterator<Item = &Item>) -> Result<(), Refusal> {
+    let api: Api<CustomResourceDefinition> = Api::all(session.watcher.clone());
+    for item in crds {
+        let name = &item.id.name;
+        let absent = |found: Option<&CustomResourceDefinition>| found.is_none();
+        match tokio::time::timeout(PATIENCE, await_condition(api.clone(), name, absent)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                return Err(Refusal::new(
+                    "RequestFailed",
+                    format!("CRD {name}: {error}"),
+                ));
+            }
+            Err(_) => {
+                let text =
+                    format!("CRD {name} is being deleted, but some of its objects still hold it");
+                let refusal = Refusal {
+                    exit: Exit::TimedOut,
+                    ..Refusal::new("TimedOut", text)
+                };
+                return Err(refusal.hint("look for finalizers: kubectl get upgrades -A -o yaml"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Nobody is left who would take a finalizer off, and a CRD goes only after its objects.

@@ -113,15 +113,11 @@ fn more_than_images(found: &manifests::Found) -> Refusal {
         "the manifests change more than images, and this version carries images only. Not part of \
          the upgrade:",
     );
-    for item in found.not_carried.iter().take(SHOWN) {
-        let _ = write!(text, "\n  {}", not_carried_line(item));
+    let lines = not_carried_lines(&found.not_carried);
+    for line in lines.iter().take(SHOWN) {
+        let _ = write!(text, "\n  {line}");
     }
-    if let Some(more) = found
-        .not_carried
-        .len()
-        .checked_sub(SHOWN)
-        .filter(|n| *n > 0)
-    {
+    if let Some(more) = lines.len().checked_sub(SHOWN).filter(|n| *n > 0) {
         let _ = write!(text, "\n  and {more} more");
     }
     Refusal::new("MoreThanImages", text)
@@ -129,8 +125,30 @@ fn more_than_images(found: &manifests::Found) -> Refusal {
         .hint("--images-only takes the images and leaves the rest as it is")
 }
 
+/// A line for everything that is left alone; objects on which nothing but the labels of a release
+/// differ share one, for there are many of them and they are the least of it.
+pub fn not_carried_lines(items: &[NotCarried]) -> Vec<String> {
+    let label = |d: &Difference| {
+        d.path.ends_with("labels[app.kubernetes.io/version]")
+            || d.path.ends_with("labels[helm.sh/chart]")
+    };
+    let (labels, rest): (Vec<_>, Vec<_>) = items
+        .iter()
+        .partition(|i| !i.differences.is_empty() && i.differences.iter().all(label));
+    let mut lines: Vec<String> = rest.into_iter().map(not_carried_line).collect();
+    match labels.as_slice() {
+        [] => {}
+        [one] => lines.push(not_carried_line(one)),
+        many => lines.push(format!(
+            "{} objects: version and chart labels only",
+            many.len()
+        )),
+    }
+    lines
+}
+
 /// One line for something that is left alone.
-pub fn not_carried_line(item: &NotCarried) -> String {
+fn not_carried_line(item: &NotCarried) -> String {
     const SHOWN: usize = 4;
     let paths: Vec<&str> = item.differences.iter().map(|d| d.path.as_str()).collect();
     match paths.len() {

@@ -2,7 +2,7 @@
 
 use super::describe::{short_hash, strategy_text};
 use super::table::Table;
-use crate::gather::{Prepared, not_carried_line};
+use crate::gather::{Prepared, not_carried_lines};
 use owo_colors::OwoColorize;
 use std::fmt::Write;
 use upgrade_core::api::UpgradeSpec;
@@ -22,8 +22,8 @@ pub fn render(prepared: &Prepared, wide: bool, width: Option<usize>) -> String {
     }
     if !prepared.not_carried.is_empty() {
         text.push_str("\nNot part of this upgrade (apply it separately):\n");
-        for item in &prepared.not_carried {
-            let _ = writeln!(text, "  {}", not_carried_line(item));
+        for line in not_carried_lines(&prepared.not_carried) {
+            let _ = writeln!(text, "  {line}");
         }
     }
     text

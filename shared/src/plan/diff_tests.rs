@@ -10,8 +10,8 @@ fn id(kind: &str) -> ObjectId {
     }
 }
 
-fn deployment(pod: Value) -> Value {
-    json!({"metadata": {"name": "x"}, "spec": {"template": {"spec": pod}}})
+fn deployment(pod: impl Into<Value>) -> Value {
+    json!({"metadata": {"name": "x"}, "spec": {"template": {"spec": pod.into()}}})
 }
 
 fn check(kind: &str, target: &Value, live: &Value) -> (Vec<String>, Vec<String>) {

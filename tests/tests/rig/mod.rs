@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 use upgrade_core::api::Upgrade;
 use upgrade_sandbox::{ControlPlane, Process, eventually, product};
 
@@ -87,7 +88,13 @@ impl Rig {
         let crds = manifests.join("crds").display().to_string();
         self.run(User::Admin, &["apply", "-f", &crds], None)?;
         let base = manifests.join("base");
-        for file in ["namespace.yaml", "rbac.yaml", "roles.yaml", "webhooks.yaml"] {
+        for file in [
+            "namespace.yaml",
+            "rbac.yaml",
+            "roles.yaml",
+            "deployment.yaml",
+            "webhooks.yaml",
+        ] {
             let mut text = std::fs::read_to_string(base.join(file))?;
             for path in ["/validate", "/mutate"] {
                 let service = format!(
@@ -132,6 +139,14 @@ impl Rig {
             product::get(&probes, "/readyz")
         });
         ready.await.with_context(|| self.webhook.log_tail(30))?;
+        // The Deployment of the manifests is admitted under Pod Security `restricted`.
+        eventually("our own pods", Duration::from_secs(30), || async {
+            let args = ["get", "pods", "-n", "kubectl-upgrade-system", "-o", "name"];
+            let pods = self.run(User::Admin, &args, None)?;
+            anyhow::ensure!(pods.lines().count() == 2, "{pods}");
+            Ok(())
+        })
+        .await?;
         // Aggregated roles are filled by a controller.
         eventually("alice's rights", Duration::from_secs(20), || async {
             self.run(
@@ -229,6 +244,44 @@ impl Rig {
             .await?;
         Ok(())
     }
+}
+
+/// The one rig of a test file.
+pub async fn shared() -> &'static Rig {
+    static RIG: OnceCell<Rig> = OnceCell::const_new();
+    match RIG.get_or_try_init(Rig::start).await {
+        Ok(rig) => rig,
+        Err(error) => panic!("no webhook: {error:#}"),
+    }
+}
+
+/// A governed namespace whose policy the webhook has seen.
+pub async fn governed(rig: &Rig, spec: &Value) -> Result<String> {
+    let ns = rig.governed().await?;
+    rig.creates(User::Admin, &policy(&ns, spec))?;
+    // The policy reaches the webhook by a watch.
+    eventually("the policy to hold", Duration::from_secs(10), || async {
+        let args = [
+            "set",
+            "image",
+            "deploy/web",
+            "app=web:probe",
+            "-n",
+            &ns,
+            "--dry-run=server",
+        ];
+        match rig.run(User::Alice, &args, None) {
+            Ok(_) => anyhow::bail!("not yet"),
+            Err(_) => Ok(()),
+        }
+    })
+    .await?;
+    Ok(ns)
+}
+
+/// A policy for every workload.
+pub fn all() -> Value {
+    json!({"workloads": {"all": true}})
 }
 
 pub fn refused(result: Result<String>, says: &[&str]) -> String {
