@@ -52,10 +52,7 @@ pub async fn connect(args: &Connection) -> anyhow::Result<Session> {
     }
     let mut quiet = config.clone();
     quiet.read_timeout = None;
-    let (namespace, server) = (
-        config.default_namespace.clone(),
-        config.cluster_url.to_string(),
-    );
+    let (namespace, server) = (config.default_namespace.clone(), config.cluster_url.to_string());
     let build = |config: Config| {
         Client::try_from(config)
             .map_err(|e| Refusal::new("BadKubeconfig", format!("{source} cannot be used: {e}")))
@@ -84,51 +81,35 @@ fn check_namespace(name: &str) -> Result<(), Refusal> {
 fn find(args: &Connection) -> Result<Option<Found>, Refusal> {
     if let Some(path) = &args.kubeconfig {
         let config = read(path)?;
-        return Ok(Some(Found {
-            config,
-            source: format!("kubeconfig {}", path.display()),
-        }));
+        return Ok(Some(Found { config, source: format!("kubeconfig {}", path.display()) }));
     }
     if let Some(list) = std::env::var_os("KUBECONFIG").filter(|v| !v.is_empty()) {
-        let all: Vec<PathBuf> = std::env::split_paths(&list)
-            .filter(|p| !p.as_os_str().is_empty())
-            .collect();
+        let all: Vec<PathBuf> =
+            std::env::split_paths(&list).filter(|p| !p.as_os_str().is_empty()).collect();
         return from_list(&all).map(Some);
     }
     let default = home().map(|h| h.join(".kube").join("config"));
     match default.filter(|p| p.exists()) {
         Some(path) => {
             let config = read(&path)?;
-            Ok(Some(Found {
-                config,
-                source: format!("kubeconfig {}", path.display()),
-            }))
+            Ok(Some(Found { config, source: format!("kubeconfig {}", path.display()) }))
         }
         // `--server` alone is enough to try.
-        None if args.server.is_some() => Ok(Some(Found {
-            config: Kubeconfig::default(),
-            source: "--server".to_owned(),
-        })),
+        None if args.server.is_some() => {
+            Ok(Some(Found { config: Kubeconfig::default(), source: "--server".to_owned() }))
+        }
         None => Ok(None),
     }
 }
 
 fn home() -> Option<PathBuf> {
-    let set = |name| {
-        std::env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     set("HOME").or_else(|| set("USERPROFILE"))
 }
 
 /// Merges the files of `KUBECONFIG`; like kubectl, leaves out those that are not there.
 fn from_list(all: &[PathBuf]) -> Result<Found, Refusal> {
-    let shown = all
-        .iter()
-        .map(|p| p.display().to_string())
-        .collect::<Vec<_>>()
-        .join(", ");
+    let shown = all.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
     let present: Vec<&PathBuf> = all.iter().filter(|p| p.exists()).collect();
     if present.is_empty() {
         return Err(Refusal::new(
@@ -140,16 +121,10 @@ fn from_list(all: &[PathBuf]) -> Result<Found, Refusal> {
     let mut config = Kubeconfig::default();
     for path in &present {
         config = config.merge(read(path)?).map_err(|e| {
-            Refusal::new(
-                "BadKubeconfig",
-                format!("KUBECONFIG ({shown}) cannot be merged: {e}"),
-            )
+            Refusal::new("BadKubeconfig", format!("KUBECONFIG ({shown}) cannot be merged: {e}"))
         })?;
     }
-    Ok(Found {
-        config,
-        source: format!("KUBECONFIG {shown}"),
-    })
+    Ok(Found { config, source: format!("KUBECONFIG {shown}") })
 }
 
 fn read(path: &Path) -> Result<Kubeconfig, Refusal> {
@@ -162,20 +137,14 @@ fn read(path: &Path) -> Result<Kubeconfig, Refusal> {
         .hint("set KUBECONFIG to a kubeconfig file, or give --kubeconfig FILE"));
     }
     Kubeconfig::read_from(path).map_err(|e| {
-        Refusal::new(
-            "BadKubeconfig",
-            format!("kubeconfig {} cannot be read: {e}", path.display()),
-        )
+        Refusal::new("BadKubeconfig", format!("kubeconfig {} cannot be read: {e}", path.display()))
     })
 }
 
 fn in_cluster(args: &Connection) -> Result<(Config, String), Refusal> {
     let mut config = Config::incluster().map_err(|_| {
-        Refusal::new(
-            "NoKubeconfig",
-            "no kubeconfig, and this is no pod of a cluster",
-        )
-        .hint("set KUBECONFIG to a kubeconfig file, or give --kubeconfig FILE")
+        Refusal::new("NoKubeconfig", "no kubeconfig, and this is no pod of a cluster")
+            .hint("set KUBECONFIG to a kubeconfig file, or give --kubeconfig FILE")
     })?;
     config.auth_info.impersonate.clone_from(&args.as_user);
     config.auth_info.impersonate_groups = groups(args);
@@ -197,11 +166,9 @@ async fn from_file(args: &Connection, found: Found) -> anyhow::Result<(Config, S
     let mut user = pick_user(args, &config, &context, &source)?;
     lay_over(args, &mut cluster, &mut user);
     if cluster.server.as_deref().is_none_or(str::is_empty) {
-        return Err(
-            Refusal::new("BadKubeconfig", format!("{source} names no API server"))
-                .hint("give --server URL, or --context NAME of another cluster")
-                .into(),
-        );
+        return Err(Refusal::new("BadKubeconfig", format!("{source} names no API server"))
+            .hint("give --server URL, or --context NAME of another cluster")
+            .into());
     }
     let named = |name: &str| name.to_owned();
     let one = Kubeconfig {
@@ -235,25 +202,15 @@ async fn from_file(args: &Connection, found: Found) -> anyhow::Result<(Config, S
 }
 
 fn pick_context(args: &Connection, config: &Kubeconfig, source: &str) -> Result<Context, Refusal> {
-    let name = args
-        .context
-        .as_ref()
-        .or(config.current_context.as_ref())
-        .filter(|n| !n.is_empty());
+    let name = args.context.as_ref().or(config.current_context.as_ref()).filter(|n| !n.is_empty());
     let Some(name) = name else {
         if args.cluster.is_some() || args.server.is_some() {
             return Ok(Context::default());
         }
-        return Err(
-            Refusal::new("BadKubeconfig", format!("{source} has no current context"))
-                .hint("give --context NAME, or choose one: kubectl config use-context NAME"),
-        );
+        return Err(Refusal::new("BadKubeconfig", format!("{source} has no current context"))
+            .hint("give --context NAME, or choose one: kubectl config use-context NAME"));
     };
-    let found = config
-        .contexts
-        .iter()
-        .find(|c| &c.name == name)
-        .and_then(|c| c.context.clone());
+    let found = config.contexts.iter().find(|c| &c.name == name).and_then(|c| c.context.clone());
     found.ok_or_else(|| {
         let names: Vec<&str> = config.contexts.iter().map(|c| c.name.as_str()).collect();
         let refusal = Refusal::new("BadKubeconfig", format!("{source} has no context `{name}`"));
@@ -274,11 +231,7 @@ fn pick_cluster(
     if name.is_empty() {
         return Ok(Cluster::default());
     }
-    let found = config
-        .clusters
-        .iter()
-        .find(|c| c.name == name)
-        .and_then(|c| c.cluster.clone());
+    let found = config.clusters.iter().find(|c| c.name == name).and_then(|c| c.cluster.clone());
     found.ok_or_else(|| Refusal::new("BadKubeconfig", format!("{source} has no cluster `{name}`")))
 }
 
@@ -288,23 +241,14 @@ fn pick_user(
     context: &Context,
     source: &str,
 ) -> Result<AuthInfo, Refusal> {
-    let name = args
-        .user
-        .as_deref()
-        .or(context.user.as_deref())
-        .unwrap_or_default();
-    let found = config
-        .auth_infos
-        .iter()
-        .find(|u| u.name == name)
-        .and_then(|u| u.auth_info.clone());
+    let name = args.user.as_deref().or(context.user.as_deref()).unwrap_or_default();
+    let found = config.auth_infos.iter().find(|u| u.name == name).and_then(|u| u.auth_info.clone());
     match found {
         Some(user) => Ok(user),
         // A user that only a flag names must exist; one of the context may be missing, as for kubectl.
-        None if args.user.is_some() => Err(Refusal::new(
-            "BadKubeconfig",
-            format!("{source} has no user `{name}`"),
-        )),
+        None if args.user.is_some() => {
+            Err(Refusal::new("BadKubeconfig", format!("{source} has no user `{name}`")))
+        }
         None => Ok(AuthInfo::default()),
     }
 }
@@ -336,10 +280,7 @@ fn lay_over(args: &Connection, cluster: &mut Cluster, user: &mut AuthInfo) {
     }
     if let Some(token) = &args.token {
         // A token from a flag stands alone, as it does for kubectl.
-        *user = AuthInfo {
-            token: Some(token.clone().into()),
-            ..AuthInfo::default()
-        };
+        *user = AuthInfo { token: Some(token.clone().into()), ..AuthInfo::default() };
     }
     if args.as_user.is_some() {
         user.impersonate.clone_from(&args.as_user);

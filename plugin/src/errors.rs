@@ -12,10 +12,7 @@ pub fn explain(session: &Session, error: &kube::Error) -> Refusal {
         kube::Error::Service(_) | kube::Error::HyperError(_) => unreachable_server(session, error),
         kube::Error::Auth(cause) => Refusal::new(
             "NoCredentials",
-            format!(
-                "the credentials of {} cannot be had: {cause}",
-                session.source
-            ),
+            format!("the credentials of {} cannot be had: {cause}", session.source),
         ),
         other => Refusal::new("RequestFailed", format!("{}: {other}", session.server)),
     }
@@ -27,10 +24,7 @@ fn unreachable_server(session: &Session, error: &kube::Error) -> Refusal {
         cause = deeper;
     }
     let text = cause.to_string();
-    let message = format!(
-        "no connection to {} (from {}): {text}",
-        session.server, session.source
-    );
+    let message = format!("no connection to {} (from {}): {text}", session.server, session.source);
     let refusal = Refusal::new("NoConnection", message);
     if text.to_ascii_lowercase().contains("certificate") {
         return refusal
@@ -62,11 +56,7 @@ fn api(session: &Session, status: &Status) -> Refusal {
         .hint("the token or certificate may have expired: `kubectl auth whoami`");
     }
     if status.is_conflict() || status.is_already_exists() {
-        let reason = if status.is_conflict() {
-            "Conflict"
-        } else {
-            "AlreadyExists"
-        };
+        let reason = if status.is_conflict() { "Conflict" } else { "AlreadyExists" };
         return Refusal::new(reason, status.message.clone())
             .hint("somebody else changed it at the same time: look at it and try again");
     }
@@ -76,15 +66,9 @@ fn api(session: &Session, status: &Status) -> Refusal {
     if status.is_invalid() || status.code == 400 {
         return Refusal::new("Invalid", status.message.clone());
     }
-    let text = if status.message.is_empty() {
-        status.reason.clone()
-    } else {
-        status.message.clone()
-    };
-    Refusal::new(
-        "ServerError",
-        format!("{} answered {}: {text}", session.server, status.code),
-    )
+    let text =
+        if status.message.is_empty() { status.reason.clone() } else { status.message.clone() };
+    Refusal::new("ServerError", format!("{} answered {}: {text}", session.server, status.code))
 }
 
 /// A webhook or a validating admission policy said no; its own words are the best there are.
@@ -99,11 +83,8 @@ pub fn is_absent(status: &Status) -> bool {
 
 /// The group is not served.
 pub fn no_crds() -> Refusal {
-    Refusal::new(
-        "NotInstalled",
-        format!("the cluster does not serve {GROUP}: it is not installed"),
-    )
-    .hint("kubectl upgrade install")
+    Refusal::new("NotInstalled", format!("the cluster does not serve {GROUP}: it is not installed"))
+        .hint("kubectl upgrade install")
 }
 
 fn forbidden(session: &Session, status: &Status) -> Refusal {
@@ -112,16 +93,11 @@ fn forbidden(session: &Session, status: &Status) -> Refusal {
         let rest = status.message.split_once(after)?.1;
         rest.split('"').next().map(str::to_owned)
     };
-    let verb = status
-        .message
-        .split_once("cannot ")
-        .and_then(|(_, rest)| rest.split(' ').next());
+    let verb = status.message.split_once("cannot ").and_then(|(_, rest)| rest.split(' ').next());
     match (verb, words("resource \""), words("API group \"")) {
         (Some(verb), Some(resource), group) => {
-            let group = group
-                .filter(|g| !g.is_empty())
-                .map(|g| format!(".{g}"))
-                .unwrap_or_default();
+            let group =
+                group.filter(|g| !g.is_empty()).map(|g| format!(".{g}")).unwrap_or_default();
             refusal.hint(format!(
                 "ask for the right: kubectl auth can-i {verb} {resource}{group} -n {}",
                 session.namespace
@@ -137,14 +113,8 @@ mod tests {
 
     #[test]
     fn a_denial_is_told_from_a_missing_right() {
-        assert!(is_denial(
-            "admission webhook \"w\" denied the request: no approved Upgrade"
-        ));
-        assert!(is_denial(
-            "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"
-        ));
-        assert!(!is_denial(
-            "upgrades is forbidden: User \"a\" cannot list resource \"upgrades\""
-        ));
+        assert!(is_denial("admission webhook \"w\" denied the request: no approved Upgrade"));
+        assert!(is_denial("ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"));
+        assert!(!is_denial("upgrades is forbidden: User \"a\" cannot list resource \"upgrades\""));
     }
 }

@@ -49,11 +49,7 @@ pub async fn follow(
     let api: Api<Upgrade> = Api::namespaced(session.watcher.clone(), &session.namespace);
     let mut stream = pin!(watch_object(api, &goal.name).default_backoff());
     let end = goal.limit.map(|l| tokio::time::Instant::now() + l);
-    let mut show = Show {
-        goal,
-        me,
-        last: String::new(),
-    };
+    let mut show = Show { goal, me, last: String::new() };
     let mut present: Option<Upgrade> = None;
     loop {
         match listen(session, &mut stream, end).await {
@@ -80,10 +76,8 @@ pub async fn follow(
             Heard::Failed(refusal) => return Err(refusal.into()),
             Heard::TooLate => return Err(too_late(goal, present.as_ref()).into()),
             Heard::Interrupted => {
-                printer.note(&format!(
-                    "interrupted; Upgrade {} goes on in the cluster",
-                    goal.name
-                ))?;
+                printer
+                    .note(&format!("interrupted; Upgrade {} goes on in the cluster", goal.name))?;
                 return Ok(Exit::Interrupted);
             }
         }
@@ -133,10 +127,7 @@ fn failed(session: &Session, error: &watcher::Error) -> Heard {
 
 fn reached(goal: &Goal, upgrade: &Upgrade) -> bool {
     let phase = status(upgrade).phase;
-    is_current(upgrade)
-        && goal
-            .phase
-            .map_or(phase.is_terminal(), |wanted| phase == wanted)
+    is_current(upgrade) && goal.phase.map_or(phase.is_terminal(), |wanted| phase == wanted)
 }
 
 /// How an Upgrade that has ended ends us.
@@ -173,19 +164,14 @@ fn missed(goal: &Goal, upgrade: &Upgrade) -> Refusal {
     );
     let refusal = Refusal::new("PhaseMissed", text);
     if status.phase == Phase::Rejected {
-        Refusal {
-            exit: Exit::Blocked,
-            ..refusal
-        }
+        Refusal { exit: Exit::Blocked, ..refusal }
     } else {
         refusal
     }
 }
 
 fn too_late(goal: &Goal, upgrade: Option<&Upgrade>) -> Refusal {
-    let waited = goal
-        .limit
-        .map(|l| describe::span(i64::try_from(l.as_secs()).unwrap_or(i64::MAX)));
+    let waited = goal.limit.map(|l| describe::span(i64::try_from(l.as_secs()).unwrap_or(i64::MAX)));
     let waited = waited.unwrap_or_default();
     let mut refusal = match upgrade {
         Some(upgrade) => {
@@ -233,12 +219,7 @@ struct Show<'a> {
 
 impl Show<'_> {
     fn view(&self, printer: &Printer) -> View<'_> {
-        View {
-            marks: printer.marks,
-            width: Printer::width(),
-            now: Timestamp::now(),
-            me: self.me,
-        }
+        View { marks: printer.marks, width: Printer::width(), now: Timestamp::now(), me: self.me }
     }
 
     fn redraws(&self) -> bool {

@@ -46,9 +46,7 @@ fn run(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
     // First of all: rustls asks for a provider as soon as a client is built. An error says that
     // there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(commands::run(cli, printer))
 }
 

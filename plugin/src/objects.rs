@@ -38,10 +38,7 @@ pub async fn upgrade(session: &Session, name: &str) -> Result<Upgrade, Refusal> 
     let all = list(session, &api, &ListParams::default()).await?;
     let names: Vec<String> = all.iter().map(ResourceExt::name_any).collect();
     let place = &session.namespace;
-    let refusal = Refusal::new(
-        "NotFound",
-        format!("no Upgrade `{name}` in namespace {place}"),
-    );
+    let refusal = Refusal::new("NotFound", format!("no Upgrade `{name}` in namespace {place}"));
     Err(match nearest(name, names.iter().map(String::as_str)) {
         Some(near) => refusal.hint(format!("did you mean `{near}`?")),
         None => refusal.hint(format!("kubectl upgrade list -n {place}")),
@@ -80,18 +77,10 @@ where
         field_manager: Some(FIELD_MANAGER.to_owned()),
     };
     let url = K::url_path(&(), object.meta().namespace.as_deref());
-    let mut request = Request::new(url)
-        .create(&params, body)
-        .map_err(|e| failed(e.to_string()))?;
+    let mut request = Request::new(url).create(&params, body).map_err(|e| failed(e.to_string()))?;
     let uri = format!("{}&fieldValidation=Strict", request.uri());
-    *request.uri_mut() = uri
-        .parse()
-        .map_err(|_| failed(format!("bad address {uri}")))?;
-    session
-        .client
-        .request::<K>(request)
-        .await
-        .map_err(|e| explain(session, &e))
+    *request.uri_mut() = uri.parse().map_err(|_| failed(format!("bad address {uri}")))?;
+    session.client.request::<K>(request).await.map_err(|e| explain(session, &e))
 }
 
 /// Merges a patch into an Upgrade.
@@ -101,10 +90,8 @@ pub async fn patch(
     body: &Value,
     dry: DryRun,
 ) -> Result<Upgrade, Refusal> {
-    let mut params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
+    let mut params =
+        PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     params.dry_run = dry == DryRun::Server;
     let params = params.validation_strict();
     upgrades(session)
@@ -131,10 +118,7 @@ pub async fn approvals(
 /// Who the API server takes us for; `None` where it does not say.
 pub async fn whoami(session: &Session) -> Option<String> {
     let api: Api<SelfSubjectReview> = Api::all(session.client.clone());
-    let review = api
-        .create(&PostParams::default(), &SelfSubjectReview::default())
-        .await
-        .ok()?;
+    let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await.ok()?;
     review.status?.user_info?.username
 }
 
@@ -152,18 +136,13 @@ pub fn is_current(upgrade: &Upgrade) -> bool {
 
 /// The hash of what the Upgrade's spec says, computed here.
 pub fn hash(upgrade: &Upgrade) -> String {
-    plan_hash(
-        &upgrade.namespace().unwrap_or_default(),
-        &upgrade.name_any(),
-        &upgrade.spec,
-    )
+    plan_hash(&upgrade.namespace().unwrap_or_default(), &upgrade.name_any(), &upgrade.spec)
 }
 
 /// Who asked for it, as far as it is known.
 pub fn requester(upgrade: &Upgrade) -> Option<String> {
     let seen = upgrade.status.as_ref().and_then(|s| s.requester.as_ref());
-    seen.or(upgrade.spec.requester.as_ref())
-        .map(|i| i.username.clone())
+    seen.or(upgrade.spec.requester.as_ref()).map(|i| i.username.clone())
 }
 
 /// `TYPE/NAME`, as kubectl prints it.

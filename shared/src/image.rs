@@ -98,13 +98,7 @@ mod tests {
     fn what_does_not_parse_equals_only_itself() {
         assert!(same("UPPER case", "UPPER case"));
         assert!(!same("UPPER case", "upper case"));
-        assert!(matches!(
-            Image::parse(&"a".repeat(2000)),
-            Err(ImageError::TooLong)
-        ));
-        assert!(matches!(
-            Image::parse("a b"),
-            Err(ImageError::Malformed(..))
-        ));
+        assert!(matches!(Image::parse(&"a".repeat(2000)), Err(ImageError::TooLong)));
+        assert!(matches!(Image::parse("a b"), Err(ImageError::Malformed(..))));
     }
 }

@@ -121,16 +121,10 @@ impl From<Line> for AuditEvent {
 pub(crate) async fn read(log: &Path, client: &Client, mark: u64) -> Result<Vec<AuditEvent>> {
     let name = format!("audit-mark-{}-{mark}", std::process::id());
     let marker = ConfigMap {
-        metadata: ObjectMeta {
-            name: Some(name.clone()),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
         ..ConfigMap::default()
     };
-    let dry = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
     Api::default_namespaced(client.clone())
         .create(&dry, &marker)
         .await
@@ -143,20 +137,14 @@ pub(crate) async fn read(log: &Path, client: &Client, mark: u64) -> Result<Vec<A
         bail!("{} does not have {name} yet", log.display())
     });
     let is_mark = |event: &AuditEvent| event.name.starts_with("audit-mark-");
-    Ok(events
-        .await?
-        .into_iter()
-        .filter(|event| !is_mark(event))
-        .collect())
+    Ok(events.await?.into_iter().filter(|event| !is_mark(event)).collect())
 }
 
 fn parse(log: &Path) -> Result<Vec<AuditEvent>> {
     let text =
         std::fs::read_to_string(log).with_context(|| format!("cannot read {}", log.display()))?;
     // The last line may be half written; it is read whole the next time.
-    let lines = text
-        .split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'));
+    let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     lines
         .map(|line| serde_json::from_str::<Line>(line).context("a line of the audit log"))
         .filter(|line| !matches!(line, Ok(line) if line.stage != "ResponseComplete"))
@@ -179,12 +167,7 @@ impl<'a> WriteCounter<'a> {
         name: &str,
     ) -> Result<Self> {
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        let mut counter = Self {
-            cluster,
-            namespace,
-            name,
-            before: 0,
-        };
+        let mut counter = Self { cluster, namespace, name, before: 0 };
         counter.before = counter.writes().await?.len();
         Ok(counter)
     }

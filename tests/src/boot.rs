@@ -94,39 +94,19 @@ struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     fn new(guardian: &'a Guardian, binaries: &'a Binaries, options: &'a Options, n: u8) -> Self {
         let dir = guardian.scratch().join(format!("boot-{n}"));
-        Self {
-            guardian,
-            binaries,
-            options,
-            dir,
-            processes: Vec::new(),
-        }
+        Self { guardian, binaries, options, dir, processes: Vec::new() }
     }
 
     async fn run(&mut self) -> Result<Booted> {
         let [etcd, etcd_peer, apiserver] = ports::free()?;
-        let ports = Ports {
-            etcd,
-            etcd_peer,
-            apiserver,
-        };
-        let plan = Plan {
-            binaries: self.binaries,
-            options: self.options,
-            dir: self.dir.clone(),
-            ports,
-        };
+        let ports = Ports { etcd, etcd_peer, apiserver };
+        let plan =
+            Plan { binaries: self.binaries, options: self.options, dir: self.dir.clone(), ports };
         let authority = Authority::new()?;
         plan.write(&authority)?;
         let url = format!("https://127.0.0.1:{apiserver}");
         let config = |user: &str, groups: &[&str]| {
-            kubeconfig(
-                &self.dir.join(format!("{user}.kubeconfig")),
-                &url,
-                &authority,
-                user,
-                groups,
-            )
+            kubeconfig(&self.dir.join(format!("{user}.kubeconfig")), &url, &authority, user, groups)
         };
         let admin = config("admin", &["system:masters"])?;
         let manager = config("system:kube-controller-manager", &[])?;
@@ -138,24 +118,15 @@ impl<'a> Attempt<'a> {
         self.options.progress.step("starting kube-apiserver");
         let client = client(&admin).await?;
         self.launch(plan.apiserver(), serving(&client)).await?;
-        self.options
-            .progress
-            .step("starting kube-controller-manager, kube-scheduler and kwok");
-        for launch in [
-            plan.controller_manager(&manager),
-            plan.scheduler(&scheduler),
-            plan.kwok(&kwok),
-        ] {
+        self.options.progress.step("starting kube-controller-manager, kube-scheduler and kwok");
+        for launch in
+            [plan.controller_manager(&manager), plan.scheduler(&scheduler), plan.kwok(&kwok)]
+        {
             self.processes.push(self.guardian.spawn(launch).await?);
         }
         self.populate(&client).await?;
         let processes = std::mem::take(&mut self.processes);
-        Ok(Booted {
-            dir: self.dir.clone(),
-            ports,
-            authority,
-            processes,
-        })
+        Ok(Booted { dir: self.dir.clone(), ports, authority, processes })
     }
 
     /// Brings the nodes up, unless one of the processes that it takes ends.
@@ -202,10 +173,7 @@ async fn died(process: &Process) -> anyhow::Error {
     if log.contains("address already in use") {
         return PortTaken.into();
     }
-    anyhow::anyhow!(
-        "{} ended with {exit}; its last words:\n{log}",
-        process.name()
-    )
+    anyhow::anyhow!("{} ended with {exit}; its last words:\n{log}", process.name())
 }
 
 /// The API server is patient with an etcd that listens but has no leader yet.
@@ -255,10 +223,7 @@ pub(crate) fn kubeconfig(
         "contexts": [{"name": "sandbox", "context": {"cluster": "sandbox", "user": user}}],
         "current-context": "sandbox",
     });
-    pki::write_private(
-        path,
-        &serde_saphyr::to_string(&config).context("cannot write YAML")?,
-    )?;
+    pki::write_private(path, &serde_saphyr::to_string(&config).context("cannot write YAML")?)?;
     Ok(path.to_owned())
 }
 

@@ -53,24 +53,13 @@ struct Tool {
 }
 
 const fn kubernetes(name: &'static str, package: &'static str) -> Tool {
-    Tool {
-        name,
-        package,
-        built: name,
-    }
+    Tool { name, package, built: name }
 }
 
 const TOOLS: [Tool; 6] = [
-    Tool {
-        name: "etcd",
-        package: "go.etcd.io/etcd/server/v3",
-        built: "server",
-    },
+    Tool { name: "etcd", package: "go.etcd.io/etcd/server/v3", built: "server" },
     kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
-    kubernetes(
-        "kube-controller-manager",
-        "k8s.io/kubernetes/cmd/kube-controller-manager",
-    ),
+    kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
     kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
     kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     kubernetes("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
@@ -80,44 +69,24 @@ const TOOLS: [Tool; 6] = [
 /// it where they are missing.
 pub async fn ensure(guardian: &Guardian, progress: &Progress) -> Result<Binaries> {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
-    let given = |tool: &Tool| {
-        assets
-            .as_ref()
-            .map(|dir| dir.join(tool.name))
-            .filter(|path| path.is_file())
-    };
+    let given =
+        |tool: &Tool| assets.as_ref().map(|dir| dir.join(tool.name)).filter(|path| path.is_file());
     let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| given(tool).is_none()).collect();
     let built = if missing.is_empty() {
         PathBuf::new()
     } else {
         built(guardian, &missing, progress).await?
     };
-    let [
-        etcd,
-        apiserver,
-        controller_manager,
-        scheduler,
-        kubectl,
-        kwok,
-    ] = TOOLS.map(|tool| given(&tool).unwrap_or_else(|| built.join(tool.built)));
-    Ok(Binaries {
-        etcd,
-        apiserver,
-        controller_manager,
-        scheduler,
-        kubectl,
-        kwok,
-    })
+    let [etcd, apiserver, controller_manager, scheduler, kubectl, kwok] =
+        TOOLS.map(|tool| given(&tool).unwrap_or_else(|| built.join(tool.built)));
+    Ok(Binaries { etcd, apiserver, controller_manager, scheduler, kubectl, kwok })
 }
 
 /// The directory with these tools, from the cache or built into it.
 async fn built(guardian: &Guardian, tools: &[&Tool], progress: &Progress) -> Result<PathBuf> {
     let cache = cache::dir()?;
     let flags = flags()?;
-    let name = format!(
-        "controlplane-{}",
-        fingerprint(tools, &flags, &go_version()?)
-    );
+    let name = format!("controlplane-{}", fingerprint(tools, &flags, &go_version()?));
     let done = cache.join(&name);
     if done.is_dir() {
         return Ok(done);
@@ -167,9 +136,7 @@ async fn build(guardian: &Guardian, tools: &[&Tool], flags: &[String], work: &Pa
         .spawn(Launch {
             name: "go-build".to_owned(),
             argv,
-            env: go_env()
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .to_vec(),
+            env: go_env().map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec(),
             cwd: Some(work.to_owned()),
         })
         .await?;
@@ -223,12 +190,7 @@ fn flags() -> Result<Vec<String>> {
 fn word_after(start: &str) -> Result<&'static str> {
     GO_MOD
         .lines()
-        .find_map(|line| {
-            line.trim_start()
-                .strip_prefix(start)?
-                .split_whitespace()
-                .next()
-        })
+        .find_map(|line| line.trim_start().strip_prefix(start)?.split_whitespace().next())
         .with_context(|| format!("go.mod has no line {start:?}"))
 }
 
@@ -240,14 +202,11 @@ fn fingerprint(tools: &[&Tool], flags: &[String], go: &str) -> String {
         hash.update(part);
         hash.update([0]);
     }
-    hash.finalize()
-        .iter()
-        .take(8)
-        .fold(String::new(), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    hash.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// What `go version` prints, once it is known to suffice.
@@ -256,11 +215,7 @@ fn go_version() -> Result<String> {
     let remedy = format!(
         "hint: install Go {wanted} or newer (your package manager, or the downloads at go.dev) and put it on PATH"
     );
-    let output = match std::process::Command::new("go")
-        .arg("version")
-        .envs(go_env())
-        .output()
-    {
+    let output = match std::process::Command::new("go").arg("version").envs(go_env()).output() {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(GoMissing(format!(
             "Go is not installed, and the control plane is built from source on first use\n{remedy}"
@@ -269,16 +224,11 @@ fn go_version() -> Result<String> {
     };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!(GoMissing(format!(
-            "`go version` failed: {}\n{remedy}",
-            said.trim()
-        )));
+        bail!(GoMissing(format!("`go version` failed: {}\n{remedy}", said.trim())));
     }
     let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if too_old(&version, wanted) {
-        bail!(GoMissing(format!(
-            "{version} is too old for the control plane\n{remedy}"
-        )));
+        bail!(GoMissing(format!("{version} is too old for the control plane\n{remedy}")));
     }
     Ok(version)
 }
@@ -288,15 +238,9 @@ fn go_version() -> Result<String> {
 fn too_old(version: &str, wanted: &str) -> bool {
     let numbers = |text: &str| -> Vec<u32> {
         let text = text.trim_start_matches("go");
-        text.split(|c: char| !c.is_ascii_digit())
-            .map_while(|part| part.parse().ok())
-            .collect()
+        text.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok()).collect()
     };
-    let have = version
-        .split_whitespace()
-        .nth(2)
-        .map(numbers)
-        .unwrap_or_default();
+    let have = version.split_whitespace().nth(2).map(numbers).unwrap_or_default();
     !have.is_empty() && have < numbers(wanted)
 }
 

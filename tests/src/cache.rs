@@ -7,9 +7,7 @@ use anyhow::{Context, Result};
 /// `$XDG_CACHE_HOME/kubectl-upgrade` or `~/.cache/kubectl-upgrade`.
 pub fn dir() -> Result<PathBuf> {
     // The XDG specification has relative paths ignored.
-    let xdg = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .filter(|dir| dir.is_absolute());
+    let xdg = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
     let base = match xdg {
         Some(dir) => dir,
         None => std::env::home_dir()

@@ -41,10 +41,7 @@ pub struct ControlPlane {
 /// When the control plane cannot be started: no test can go on from there.
 pub async fn shared() -> &'static ControlPlane {
     static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
-    match SHARED
-        .get_or_try_init(|| ControlPlane::start(Options::default()))
-        .await
-    {
+    match SHARED.get_or_try_init(|| ControlPlane::start(Options::default())).await {
         Ok(cluster) => cluster,
         Err(error) => panic!("no control plane: {error:#}"),
     }
@@ -57,12 +54,7 @@ impl ControlPlane {
     }
 
     pub(crate) fn new(guardian: Guardian, binaries: Binaries, booted: Booted) -> Self {
-        let Booted {
-            dir,
-            ports,
-            authority,
-            processes,
-        } = booted;
+        let Booted { dir, ports, authority, processes } = booted;
         Self {
             url: format!("https://127.0.0.1:{}", ports.apiserver),
             admin: dir.join("admin.kubeconfig"),
@@ -162,10 +154,7 @@ impl ControlPlane {
         let launch = Launch {
             name: name.to_owned(),
             argv: argv.into_iter().map(Into::into).collect(),
-            env: env
-                .into_iter()
-                .map(|(key, value)| (key.into(), value.into()))
-                .collect(),
+            env: env.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
             cwd: None,
         };
         self.guardian.spawn(launch).await
@@ -185,10 +174,7 @@ impl ControlPlane {
             .create(&PostParams::default(), &namespace)
             .await
             .context("cannot create a namespace")?;
-        let name = created
-            .metadata
-            .name
-            .context("a namespace without a name")?;
+        let name = created.metadata.name.context("a namespace without a name")?;
         // Pods are refused until their service account is there.
         let accounts = Api::<ServiceAccount>::namespaced(client, &name);
         let there = |account: Option<&ServiceAccount>| account.is_some();

@@ -11,10 +11,7 @@ use crate::nodes;
 use crate::pki::{self, Authority};
 
 const STAGES: [(&str, &str); 2] = [
-    (
-        "node.yaml",
-        include_str!("../controlplane/stages/node.yaml"),
-    ),
+    ("node.yaml", include_str!("../controlplane/stages/node.yaml")),
     ("pod.yaml", include_str!("../controlplane/stages/pod.yaml")),
 ];
 const AUDIT_POLICY: &str = include_str!("../controlplane/audit-policy.yaml");
@@ -47,19 +44,10 @@ impl Plan<'_> {
     pub(crate) fn write(&self, authority: &Authority) -> Result<()> {
         std::fs::create_dir_all(&self.dir).context("no directory for the control plane")?;
         authority.pair().write(&self.dir, "ca")?;
-        let names = [
-            "localhost",
-            "127.0.0.1",
-            API_SERVICE,
-            "kubernetes.default.svc",
-        ];
+        let names = ["localhost", "127.0.0.1", API_SERVICE, "kubernetes.default.svc"];
         authority.server(&names)?.write(&self.dir, "apiserver")?;
-        authority
-            .server(&["localhost", "127.0.0.1"])?
-            .write(&self.dir, "etcd")?;
-        authority
-            .client("kube-apiserver", &[])?
-            .write(&self.dir, "etcd-client")?;
+        authority.server(&["localhost", "127.0.0.1"])?.write(&self.dir, "etcd")?;
+        authority.client("kube-apiserver", &[])?.write(&self.dir, "etcd-client")?;
         let (private, public) = pki::signing_key()?;
         pki::write_private(&self.dir.join("accounts.key"), &private)?;
         pki::write_private(&self.dir.join("accounts.pub"), &public)?;
@@ -77,17 +65,11 @@ impl Plan<'_> {
     fn launch(name: &str, binary: &Path, flags: Vec<String>) -> Launch {
         let mut argv = vec![binary.display().to_string()];
         argv.extend(flags);
-        Launch {
-            name: name.to_owned(),
-            argv,
-            ..Launch::default()
-        }
+        Launch { name: name.to_owned(), argv, ..Launch::default() }
     }
 
     pub(crate) fn etcd(&self) -> Launch {
-        let Ports {
-            etcd, etcd_peer, ..
-        } = self.ports;
+        let Ports { etcd, etcd_peer, .. } = self.ports;
         let flags = vec![
             format!("--data-dir={}", self.file("etcd")),
             format!("--listen-client-urls=https://127.0.0.1:{etcd}"),
@@ -113,9 +95,7 @@ impl Plan<'_> {
     }
 
     pub(crate) fn apiserver(&self) -> Launch {
-        let Ports {
-            etcd, apiserver, ..
-        } = self.ports;
+        let Ports { etcd, apiserver, .. } = self.ports;
         let mut flags = vec![
             format!("--etcd-servers=https://127.0.0.1:{etcd}"),
             format!("--etcd-cafile={}", self.file("ca.crt")),
@@ -129,10 +109,7 @@ impl Plan<'_> {
             format!("--client-ca-file={}", self.file("ca.crt")),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             format!("--service-account-key-file={}", self.file("accounts.pub")),
-            format!(
-                "--service-account-signing-key-file={}",
-                self.file("accounts.key")
-            ),
+            format!("--service-account-signing-key-file={}", self.file("accounts.key")),
             format!("--service-cluster-ip-range={SERVICE_RANGE}"),
             "--authorization-mode=RBAC".to_owned(),
             "--allow-privileged=true".to_owned(),
@@ -154,10 +131,7 @@ impl Plan<'_> {
             "--leader-elect=false".to_owned(),
             // Controllers then have the names they have in real clusters.
             "--use-service-account-credentials".to_owned(),
-            format!(
-                "--service-account-private-key-file={}",
-                self.file("accounts.key")
-            ),
+            format!("--service-account-private-key-file={}", self.file("accounts.key")),
             format!("--root-ca-file={}", self.file("ca.crt")),
             format!("--cluster-signing-cert-file={}", self.file("ca.crt")),
             format!("--cluster-signing-key-file={}", self.file("ca.key")),
@@ -169,11 +143,7 @@ impl Plan<'_> {
             "--kube-api-burst=1000".to_owned(),
         ];
         flags.extend(self.options.controller_manager_flags.iter().cloned());
-        Self::launch(
-            "kube-controller-manager",
-            &self.binaries.controller_manager,
-            flags,
-        )
+        Self::launch("kube-controller-manager", &self.binaries.controller_manager, flags)
     }
 
     pub(crate) fn scheduler(&self, kubeconfig: &Path) -> Launch {
@@ -199,9 +169,7 @@ impl Plan<'_> {
         flags.extend(STAGES.map(|(name, _)| format!("--config={}", self.file(name))));
         let mut launch = Self::launch("kwok", &self.binaries.kwok, flags);
         // kwok reads a configuration in the user's home where there is one.
-        launch
-            .env
-            .push(("HOME".to_owned(), self.dir.display().to_string()));
+        launch.env.push(("HOME".to_owned(), self.dir.display().to_string()));
         launch
     }
 }

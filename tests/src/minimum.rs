@@ -58,9 +58,7 @@ impl Observed {
     }
 
     fn ready_of(&self, image: &str) -> impl Iterator<Item = usize> {
-        self.trace
-            .iter()
-            .map(move |sample| sample.ready_by_image.get(image).copied().unwrap_or(0))
+        self.trace.iter().map(move |sample| sample.ready_by_image.get(image).copied().unwrap_or(0))
     }
 }
 
@@ -112,11 +110,8 @@ impl MinimumWatch {
         let deployments = Api::<Deployment>::namespaced(client, namespace);
         let config = watcher::Config::default().labels(selector);
 
-        let (shared, notify, mut events) = (
-            Arc::clone(&recorder),
-            Arc::clone(&sender),
-            Box::pin(watcher(pods.clone(), config)),
-        );
+        let (shared, notify, mut events) =
+            (Arc::clone(&recorder), Arc::clone(&sender), Box::pin(watcher(pods.clone(), config)));
         let pod_task = tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 if let Ok(event) = event {
@@ -125,10 +120,8 @@ impl MinimumWatch {
                 }
             }
         });
-        let (shared, mut objects) = (
-            Arc::clone(&recorder),
-            Box::pin(watch_object(deployments, deployment)),
-        );
+        let (shared, mut objects) =
+            (Arc::clone(&recorder), Box::pin(watch_object(deployments, deployment)));
         let deployment_task = tokio::spawn(async move {
             while let Some(object) = objects.next().await {
                 if let Ok(object) = object {
@@ -149,13 +142,7 @@ impl MinimumWatch {
             .await
             .with_context(|| format!("no list of pods {selector} and Deployment {deployment}"))??;
         let selector = selector.to_owned();
-        Ok(Self {
-            recorder,
-            changed,
-            pods,
-            selector,
-            tasks,
-        })
+        Ok(Self { recorder, changed, pods, selector, tasks })
     }
 
     /// Waits until the watch has caught up with a list made now, and returns what was seen.
@@ -205,16 +192,14 @@ impl Recorder {
         match event {
             Event::Init => self.relisted.clear(),
             Event::InitApply(pod) => {
-                self.relisted
-                    .insert(pod.uid().unwrap_or_default(), Seen::from(&pod));
+                self.relisted.insert(pod.uid().unwrap_or_default(), Seen::from(&pod));
             }
             Event::InitDone => {
                 self.pods = std::mem::take(&mut self.relisted);
                 self.listed = true;
             }
             Event::Apply(pod) => {
-                self.pods
-                    .insert(pod.uid().unwrap_or_default(), Seen::from(&pod));
+                self.pods.insert(pod.uid().unwrap_or_default(), Seen::from(&pod));
             }
             Event::Delete(pod) => {
                 self.pods.remove(&pod.uid().unwrap_or_default());
@@ -243,12 +228,7 @@ impl Recorder {
             ready_by_image,
             live_by_image,
         };
-        let same = |last: &Sample| {
-            Sample {
-                at: sample.at,
-                ..last.clone()
-            } == sample
-        };
+        let same = |last: &Sample| Sample { at: sample.at, ..last.clone() } == sample;
         if !self.trace.last().is_some_and(same) {
             self.trace.push(sample);
         }
@@ -266,9 +246,7 @@ impl Recorder {
 impl From<&Pod> for Seen {
     fn from(pod: &Pod) -> Self {
         let status = pod.status.as_ref();
-        let phase = status
-            .and_then(|status| status.phase.as_deref())
-            .unwrap_or_default();
+        let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or_default();
         let live =
             pod.metadata.deletion_timestamp.is_none() && !matches!(phase, "Succeeded" | "Failed");
         let ready = status
@@ -277,9 +255,7 @@ impl From<&Pod> for Seen {
         let first = pod.spec.as_ref().and_then(|spec| spec.containers.first());
         Self {
             version: pod.metadata.resource_version.clone().unwrap_or_default(),
-            image: first
-                .and_then(|container| container.image.clone())
-                .unwrap_or_default(),
+            image: first.and_then(|container| container.image.clone()).unwrap_or_default(),
             ready: live && ready,
             live,
         }

@@ -21,9 +21,7 @@ pub(crate) async fn register(client: &kube::Client, count: u16) -> Result<()> {
         let api = api.clone();
         async move { api.create(&PostParams::default(), &node(n)).await }
     });
-    futures::future::try_join_all(create)
-        .await
-        .context("cannot register the nodes")?;
+    futures::future::try_join_all(create).await.context("cannot register the nodes")?;
     Ok(())
 }
 
@@ -31,9 +29,7 @@ pub(crate) async fn register(client: &kube::Client, count: u16) -> Result<()> {
 pub(crate) async fn ready(client: &kube::Client, count: u16) -> Result<()> {
     let nodes = Api::<Node>::all(client.clone());
     let names: Vec<_> = (0..count).map(name).collect();
-    let ready = names
-        .iter()
-        .map(|name| wait_for(nodes.clone(), name, schedulable, PATIENCE));
+    let ready = names.iter().map(|name| wait_for(nodes.clone(), name, schedulable, PATIENCE));
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), "default");
     let account = wait_for(
         accounts,
@@ -55,10 +51,7 @@ fn node(n: u16) -> Node {
         ("kubernetes.io/hostname", name.as_str()),
         ("kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", "amd64"),
-        (
-            "topology.kubernetes.io/zone",
-            ["a", "b", "c"][usize::from(n) % 3],
-        ),
+        ("topology.kubernetes.io/zone", ["a", "b", "c"][usize::from(n) % 3]),
     ];
     let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
     Node {
@@ -79,11 +72,6 @@ fn schedulable(node: Option<&Node>) -> bool {
         .iter()
         .flat_map(|status| status.conditions.iter().flatten())
         .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    let tainted = node
-        .spec
-        .iter()
-        .flat_map(|spec| spec.taints.iter().flatten())
-        .next()
-        .is_some();
+    let tainted = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).next().is_some();
     ready && !tainted
 }

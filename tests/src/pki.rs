@@ -22,10 +22,7 @@ pub struct Pair {
 impl Pair {
     /// Writes `NAME.crt` and `NAME.key` and returns their paths.
     pub fn write(&self, dir: &Path, name: &str) -> Result<(PathBuf, PathBuf)> {
-        let (cert, key) = (
-            dir.join(format!("{name}.crt")),
-            dir.join(format!("{name}.key")),
-        );
+        let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
         write_private(&cert, &self.cert)?;
         write_private(&key, &self.key)?;
         Ok((cert, key))
@@ -44,23 +41,11 @@ impl Authority {
     pub fn new() -> Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "kubectl-upgrade sandbox");
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        params.distinguished_name.push(DnType::CommonName, "kubectl-upgrade sandbox");
         let key = KeyPair::generate().context("no key for the authority")?;
-        let cert = params
-            .self_signed(&key)
-            .context("no certificate for the authority")?
-            .pem();
-        Ok(Self {
-            cert,
-            key: key.serialize_pem(),
-            issuer: Issuer::new(params, key),
-        })
+        let cert = params.self_signed(&key).context("no certificate for the authority")?.pem();
+        Ok(Self { cert, key: key.serialize_pem(), issuer: Issuer::new(params, key) })
     }
 
     /// The authority's certificate, PEM.
@@ -70,10 +55,7 @@ impl Authority {
 
     /// The authority's certificate and key.
     pub(crate) fn pair(&self) -> Pair {
-        Pair {
-            cert: self.cert.clone(),
-            key: self.key.clone(),
-        }
+        Pair { cert: self.cert.clone(), key: self.key.clone() }
     }
 
     /// A client's certificate. Certificates made by rcgen hold two groups at the most.
@@ -81,16 +63,9 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);
         // rcgen keeps one value per attribute type; the same type by its number counts as another.
-        let kinds = [
-            DnType::OrganizationName,
-            DnType::CustomDnType(vec![2, 5, 4, 10]),
-        ];
+        let kinds = [DnType::OrganizationName, DnType::CustomDnType(vec![2, 5, 4, 10])];
         if groups.len() > kinds.len() {
-            bail!(
-                "a client certificate takes {} groups, not {}",
-                kinds.len(),
-                groups.len()
-            );
+            bail!("a client certificate takes {} groups, not {}", kinds.len(), groups.len());
         }
         for (kind, group) in kinds.into_iter().zip(groups) {
             params.distinguished_name.push(kind, *group);
@@ -105,10 +80,8 @@ impl Authority {
         let common = names.first().cloned().unwrap_or_default();
         let mut params = CertificateParams::new(names).context("a name for a certificate")?;
         params.distinguished_name.push(DnType::CommonName, common);
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(params)
     }
 
@@ -116,13 +89,8 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().context("no key")?;
-        let cert = params
-            .signed_by(&key, &self.issuer)
-            .context("no certificate")?;
-        Ok(Pair {
-            cert: cert.pem(),
-            key: key.serialize_pem(),
-        })
+        let cert = params.signed_by(&key, &self.issuer).context("no certificate")?;
+        Ok(Pair { cert: cert.pem(), key: key.serialize_pem() })
     }
 }
 

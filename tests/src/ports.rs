@@ -12,10 +12,7 @@ pub(crate) fn free<const N: usize>() -> Result<[u16; N]> {
     for port in &mut ports {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
-        *port = listener
-            .local_addr()
-            .context("a bound socket has no address")?
-            .port();
+        *port = listener.local_addr().context("a bound socket has no address")?.port();
         // Held until all are chosen, so that none is handed out twice.
         held.push(listener);
     }

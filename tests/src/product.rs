@@ -147,12 +147,17 @@ impl Product {
     /// Waits until the webhook says that it is ready.
     pub async fn ready(&self) -> Result<()> {
         let failed = |error| {
-            anyhow::Error::context(error, format!("the webhook's log ends with:\n{}", self.webhook.log_tail(20)))
+            anyhow::Error::context(
+                error,
+                format!("the webhook's log ends with:\n{}", self.webhook.log_tail(20)),
+            )
         };
-        eventually("the webhook to be ready", Duration::from_secs(30), || get(&self.probes, "/readyz"))
-            .await
-            .map(drop)
-            .map_err(failed)
+        eventually("the webhook to be ready", Duration::from_secs(30), || {
+            get(&self.probes, "/readyz")
+        })
+        .await
+        .map(drop)
+        .map_err(failed)
     }
 
     /// Kills the webhook and controller as a node failure would.
@@ -188,7 +193,10 @@ pub async fn get(address: &str, path: &str) -> Result<String> {
 async fn service_account(cluster: &ControlPlane) -> Result<PathBuf> {
     let api: Api<ServiceAccount> = Api::namespaced(cluster.client().await?, SYSTEM_NAMESPACE);
     let request = TokenRequest {
-        spec: Some(TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() }),
+        spec: Some(TokenRequestSpec {
+            expiration_seconds: Some(TOKEN_SECONDS),
+            ..TokenRequestSpec::default()
+        }),
         ..TokenRequest::default()
     };
     let token = api

@@ -128,16 +128,31 @@ impl Shop {
     }
 
     /// An Upgrade of the container `web` of Deployments from `web:v1` to another image.
-    pub async fn upgrade(&self, name: &str, targets: &[&str], to: &str, strategy: &Value) -> Result<Upgrade> {
+    pub async fn upgrade(
+        &self,
+        name: &str,
+        targets: &[&str],
+        to: &str,
+        strategy: &Value,
+    ) -> Result<Upgrade> {
         self.upgrade_with(name, targets, to, strategy, json!({})).await
     }
 
     /// The same, with more in its spec.
-    pub async fn upgrade_with(&self, name: &str, targets: &[&str], to: &str, strategy: &Value, more: Value) -> Result<Upgrade> {
+    pub async fn upgrade_with(
+        &self,
+        name: &str,
+        targets: &[&str],
+        to: &str,
+        strategy: &Value,
+        more: Value,
+    ) -> Result<Upgrade> {
         let targets: Vec<_> = targets
             .iter()
-            .map(|t| json!({"kind": "Deployment", "name": t,
-                "images": [{"container": "web", "from": "web:v1", "to": to}]}))
+            .map(|t| {
+                json!({"kind": "Deployment", "name": t,
+                "images": [{"container": "web", "from": "web:v1", "to": to}]})
+            })
             .collect();
         let mut object = json!({
             "apiVersion": "kubectl-upgrade.dev/v1alpha1", "kind": "Upgrade",
@@ -155,7 +170,9 @@ impl Shop {
         let there = move |u: Option<&Upgrade>| {
             u.and_then(|u| u.status.as_ref()).is_some_and(|s| s.phase == phase)
         };
-        wait_for(self.upgrades(), name, there, PATIENCE).await.with_context(|| format!("phase {phase}"))
+        wait_for(self.upgrades(), name, there, PATIENCE)
+            .await
+            .with_context(|| format!("phase {phase}"))
     }
 
     /// Waits until an Upgrade rests at a step.
@@ -164,7 +181,9 @@ impl Shop {
             u.and_then(|u| u.status.as_ref())
                 .is_some_and(|s| s.phase == Phase::Paused && s.current_step_index == step)
         };
-        wait_for(self.upgrades(), name, there, PATIENCE).await.with_context(|| format!("rest at step {step}"))
+        wait_for(self.upgrades(), name, there, PATIENCE)
+            .await
+            .with_context(|| format!("rest at step {step}"))
     }
 
     /// Merges a patch into an Upgrade.
@@ -223,7 +242,8 @@ impl Shop {
 
     /// Records the pods of a Deployment from the watch.
     pub async fn watch(&self, name: &str) -> Result<MinimumWatch> {
-        MinimumWatch::start(self.client.clone(), &self.namespace, &format!("app={name}"), name).await
+        MinimumWatch::start(self.client.clone(), &self.namespace, &format!("app={name}"), name)
+            .await
     }
 
     /// Asserts that a Deployment carries no mark of ours and its owner's fields.
@@ -290,4 +310,33 @@ fn merge(into: &mut Value, from: Value) {
         }
         (into, from) => *into = from,
     }
+}
+
+/// What a command came to.
+#[derive(Debug)]
+pub struct Said {
+    /// Its exit code; none where a signal ended it.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub out: String,
+    /// Its standard error.
+    pub err: String,
+}
+
+/// Runs a command to its end, with this on its standard input.
+pub fn say(command: &mut std::process::Command, stdin: &str) -> Result<Said> {
+    use std::io::Write;
+    use std::process::Stdio;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // A command that does not read is no failure.
+        let _ = pipe.write_all(stdin.as_bytes());
+    }
+    let output = child.wait_with_output()?;
+    Ok(Said {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout)?,
+        err: String::from_utf8(output.stderr)?,
+    })
 }

@@ -41,10 +41,7 @@ impl Named {
         if name.is_empty() || !name.chars().all(plain) {
             bail!("{name:?} is no name for a sandbox\nhint: use letters, digits, - and _");
         }
-        Ok(Self {
-            name: name.to_owned(),
-            dir: cache::dir()?.join("sandboxes"),
-        })
+        Ok(Self { name: name.to_owned(), dir: cache::dir()?.join("sandboxes") })
     }
 
     fn path(&self) -> PathBuf {

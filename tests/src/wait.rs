@@ -44,10 +44,7 @@ where
     if let Ok(found) = tokio::time::timeout(timeout, watched).await {
         return found;
     }
-    bail!(
-        "waited {timeout:?} for {name}; last seen:\n{}",
-        show(last.as_ref())
-    )
+    bail!("waited {timeout:?} for {name}; last seen:\n{}", show(last.as_ref()))
 }
 
 /// Watches until the object does not exist.
@@ -92,10 +89,7 @@ fn show(object: Option<&impl Serialize>) -> String {
         return "nothing".to_owned();
     };
     let mut value = serde_json::to_value(object).unwrap_or_default();
-    if let Some(metadata) = value
-        .pointer_mut("/metadata")
-        .and_then(|m| m.as_object_mut())
-    {
+    if let Some(metadata) = value.pointer_mut("/metadata").and_then(|m| m.as_object_mut()) {
         // Half of an object's text, and of no use to who reads it.
         metadata.remove("managedFields");
     }

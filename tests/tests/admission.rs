@@ -1,8 +1,5 @@
 //! Admission against the real API server: what passes, what is refused and in which words.
-#![expect(
-    clippy::too_many_lines,
-    reason = "each test is one story, told in order"
-)]
+#![expect(clippy::too_many_lines, reason = "each test is one story, told in order")]
 
 mod rig;
 
@@ -41,36 +38,21 @@ async fn an_image_change_needs_an_upgrade_and_the_refusal_says_how() -> Result<(
     // The same image written otherwise is the same image.
     rig.accepts(
         User::Alice,
-        &[
-            "set",
-            "image",
-            "deploy/web",
-            "app=docker.io/library/web:v1",
-            "-n",
-            &ns,
-        ],
+        &["set", "image", "deploy/web", "app=docker.io/library/web:v1", "-n", &ns],
     );
     // With an Upgrade under way the refusal names it.
     rig.creates(User::Alice, &upgrade(&ns, "web-v2"))?;
     rig.phase(&ns, "web-v2", "AwaitingApproval").await?;
-    eventually(
-        "the Upgrade to be seen",
-        Duration::from_secs(10),
-        || async {
-            let text = rig
-                .run(
-                    User::Alice,
-                    &["set", "image", "deploy/web", "app=web:v3", "-n", &ns],
-                    None,
-                )
-                .err()
-                .context("accepted")?
-                .to_string();
-            text.contains("Upgrade web-v2 (AwaitingApproval: waits for promote)")
-                .then_some(())
-                .context(text)
-        },
-    )
+    eventually("the Upgrade to be seen", Duration::from_secs(10), || async {
+        let text = rig
+            .run(User::Alice, &["set", "image", "deploy/web", "app=web:v3", "-n", &ns], None)
+            .err()
+            .context("accepted")?
+            .to_string();
+        text.contains("Upgrade web-v2 (AwaitingApproval: waits for promote)")
+            .then_some(())
+            .context(text)
+    })
     .await?;
     Ok(())
 }
@@ -132,10 +114,7 @@ async fn other_kinds_and_other_doors_are_closed_too() -> Result<()> {
         &["set", "image", "cronjob/nightly", "app=job:2", "-n", &ns],
         &["upgrades Deployments only", "spec.workloads.kinds"],
     );
-    rig.accepts(
-        User::Alice,
-        &["create", "job", "once", "--from=cronjob/nightly", "-n", &ns],
-    );
+    rig.accepts(User::Alice, &["create", "job", "once", "--from=cronjob/nightly", "-n", &ns]);
     Ok(())
 }
 
@@ -145,11 +124,7 @@ async fn an_object_in_flight_keeps_what_the_upgrade_gave_it() -> Result<()> {
     let ns = governed(rig, &all()).await?;
     rig.creates(User::Alice, &upgrade(&ns, "web-v2"))?;
     let label = "kubectl-upgrade.dev/upgrade=web-v2";
-    rig.rejects(
-        User::Alice,
-        &["label", "deploy", "web", label, "-n", &ns],
-        &["LabelReserved"],
-    );
+    rig.rejects(User::Alice, &["label", "deploy", "web", label, "-n", &ns], &["LabelReserved"]);
     let step = |image: &str, held: bool| {
         let mut patch = json!({"metadata": {"labels": {"kubectl-upgrade.dev/upgrade": "web-v2"}},
             "spec": {"template": {"spec": {"containers": [{"name": "app", "image": image}]}}}});
@@ -159,40 +134,21 @@ async fn an_object_in_flight_keeps_what_the_upgrade_gave_it() -> Result<()> {
         }
         patch.to_string()
     };
-    let ours = |patch: &str| {
-        rig.run(
-            User::Us,
-            &["patch", "deploy", "web", "-n", &ns, "-p", patch],
-            None,
-        )
-    };
+    let ours =
+        |patch: &str| rig.run(User::Us, &["patch", "deploy", "web", "-n", &ns, "-p", patch], None);
     rig.phase(&ns, "web-v2", "AwaitingApproval").await?;
-    refused(
-        ours(&step("web:v2", true)),
-        &["WrongPhase", "AwaitingApproval"],
-    );
+    refused(ours(&step("web:v2", true)), &["WrongPhase", "AwaitingApproval"]);
     rig.phase(&ns, "web-v2", "Progressing").await?;
     refused(ours(&step("web:v3", true)), &["NotCovered"]);
     refused(ours(&step("web:v2", false)), &["NotHeldBack"]);
     ours(&step("web:v2", true))?;
-    eventually(
-        "the Upgrade in flight to be seen",
-        Duration::from_secs(10),
-        || async {
-            let e = rig
-                .run(
-                    User::Alice,
-                    &["rollout", "restart", "deploy/web", "-n", &ns],
-                    None,
-                )
-                .err()
-                .context("accepted")?;
-            e.to_string()
-                .contains("(Progressing: waits for promote)")
-                .then_some(())
-                .context(e)
-        },
-    )
+    eventually("the Upgrade in flight to be seen", Duration::from_secs(10), || async {
+        let e = rig
+            .run(User::Alice, &["rollout", "restart", "deploy/web", "-n", &ns], None)
+            .err()
+            .context("accepted")?;
+        e.to_string().contains("(Progressing: waits for promote)").then_some(()).context(e)
+    })
     .await?;
     let abort = format!("kubectl upgrade abort web-v2 -n {ns}");
     rig.rejects(
@@ -200,11 +156,7 @@ async fn an_object_in_flight_keeps_what_the_upgrade_gave_it() -> Result<()> {
         &["set", "image", "deploy/web", "app=web:v1", "-n", &ns],
         &["InFlight", &abort],
     );
-    rig.rejects(
-        User::Alice,
-        &["rollout", "undo", "deploy/web", "-n", &ns],
-        &["InFlight"],
-    );
+    rig.rejects(User::Alice, &["rollout", "undo", "deploy/web", "-n", &ns], &["InFlight"]);
     rig.rejects(
         User::Alice,
         &["rollout", "restart", "deploy/web", "-n", &ns],
@@ -215,28 +167,13 @@ async fn an_object_in_flight_keeps_what_the_upgrade_gave_it() -> Result<()> {
     assert!(text.contains("Warning: in flight: spec.paused"), "{text}");
     rig.accepts(
         User::Alice,
-        &[
-            "label",
-            "deploy",
-            "web",
-            "kubectl-upgrade.dev/upgrade-",
-            "team=a",
-            "-n",
-            &ns,
-        ],
+        &["label", "deploy", "web", "kubectl-upgrade.dev/upgrade-", "team=a", "-n", &ns],
     );
-    rig.accepts(
-        User::Alice,
-        &["annotate", "deploy", "web", "a=b", "-n", &ns],
-    );
-    rig.accepts(
-        User::Alice,
-        &["scale", "deploy", "web", "--replicas=3", "-n", &ns],
-    );
-    let now: Value = serde_json::from_str(&rig.accepts(
-        User::Alice,
-        &["get", "deploy", "web", "-n", &ns, "-o", "json"],
-    ))?;
+    rig.accepts(User::Alice, &["annotate", "deploy", "web", "a=b", "-n", &ns]);
+    rig.accepts(User::Alice, &["scale", "deploy", "web", "--replicas=3", "-n", &ns]);
+    let now: Value = serde_json::from_str(
+        &rig.accepts(User::Alice, &["get", "deploy", "web", "-n", &ns, "-o", "json"]),
+    )?;
     assert_eq!(now["spec"]["paused"], Value::Null);
     assert_eq!(
         now["metadata"]["labels"],
@@ -268,21 +205,12 @@ async fn an_approval_is_somebody_elses_word_on_this_plan() -> Result<()> {
     let hash = plan_hash(&ns, "web-v2", &made.spec);
 
     let none = approval(&ns, "nothing", &hash);
-    refused(
-        rig.creates(User::Bob, &none),
-        &["UpgradeNotFound"].map(|_| "no Upgrade"),
-    );
+    refused(rig.creates(User::Bob, &none), &["UpgradeNotFound"].map(|_| "no Upgrade"));
     let mine = approval(&ns, "web-v2", &hash);
     refused(rig.creates(User::Alice, &mine), &["forbidden"]);
-    refused(
-        rig.creates(User::Mallory, &mine),
-        &["AccessDenied", "`approve` on upgrades"],
-    );
+    refused(rig.creates(User::Mallory, &mine), &["AccessDenied", "`approve` on upgrades"]);
     let stale = approval(&ns, "web-v2", &format!("sha256:{}", "0".repeat(64)));
-    refused(
-        rig.creates(User::Bob, &stale),
-        &["StalePlan", "not this one"],
-    );
+    refused(rig.creates(User::Bob, &stale), &["StalePlan", "not this one"]);
     let mut other = mine.clone();
     other["spec"]["upgradeUID"] = json!("00000000-0000-0000-0000-000000000000");
     refused(rig.creates(User::Bob, &other), &["StalePlan", "uid"]);
@@ -293,16 +221,10 @@ async fn an_approval_is_somebody_elses_word_on_this_plan() -> Result<()> {
     let approvals: Api<UpgradeApproval> = Api::namespaced(rig.cluster.client().await?, &ns);
     let found = approvals.list(&ListParams::default()).await?.items;
     assert_eq!(found.len(), 1);
-    assert_eq!(
-        found[0].spec.approver.as_ref().map(|a| a.username.as_str()),
-        Some("bob")
-    );
+    assert_eq!(found[0].spec.approver.as_ref().map(|a| a.username.as_str()), Some("bob"));
     assert_eq!(found[0].spec.upgrade_uid, made.uid());
     // One's own Upgrade: the admin may approve everything, but not this one.
-    rig.accepts(
-        User::Alice,
-        &["delete", "upgrade", "web-v2", "-n", &ns, "--wait=false"],
-    );
+    rig.accepts(User::Alice, &["delete", "upgrade", "web-v2", "-n", &ns, "--wait=false"]);
     rig.accepts(
         User::Admin,
         &[
@@ -326,10 +248,7 @@ async fn an_approval_is_somebody_elses_word_on_this_plan() -> Result<()> {
     rejection["spec"]["reason"] = json!("changed my mind");
     rig.creates(User::Bob, &rejection)?;
     rig.phase(&ns, "own", "Progressing").await?;
-    refused(
-        rig.creates(User::Admin, &own),
-        &["WrongPhase", "Progressing"],
-    );
+    refused(rig.creates(User::Admin, &own), &["WrongPhase", "Progressing"]);
     Ok(())
 }
 
@@ -346,47 +265,30 @@ async fn an_upgrade_does_what_its_requester_could_do_and_obeys_who_may_order() -
     rig.creates(User::Alice, &forged)?;
     let name = rig.accepts(
         User::Alice,
-        &[
-            "get",
-            "upgrade",
-            "web-v2",
-            "-n",
-            &ns,
-            "-o",
-            "jsonpath={.spec.requester.username}",
-        ],
+        &["get", "upgrade", "web-v2", "-n", &ns, "-o", "jsonpath={.spec.requester.username}"],
     );
     assert_eq!(name, "alice");
-    eventually(
-        "the first Upgrade to be seen",
-        Duration::from_secs(10),
-        || async {
-            let e = rig
-                .creates(User::Alice, &upgrade(&ns, "again"))
-                .err()
-                .context("accepted");
-            if e.is_err() {
-                rig.accepts(
-                    User::Alice,
-                    &[
-                        "patch",
-                        "upgrade",
-                        "again",
-                        "-n",
-                        &ns,
-                        "--type=json",
-                        "-p",
-                        r#"[{"op":"remove","path":"/metadata/finalizers"}]"#,
-                    ],
-                );
-                rig.accepts(User::Alice, &["delete", "upgrade", "again", "-n", &ns]);
-            }
-            let e = e?.to_string();
-            (e.contains("WorkloadBusy") && e.contains("Upgrade web-v2"))
-                .then_some(())
-                .context(e)
-        },
-    )
+    eventually("the first Upgrade to be seen", Duration::from_secs(10), || async {
+        let e = rig.creates(User::Alice, &upgrade(&ns, "again")).err().context("accepted");
+        if e.is_err() {
+            rig.accepts(
+                User::Alice,
+                &[
+                    "patch",
+                    "upgrade",
+                    "again",
+                    "-n",
+                    &ns,
+                    "--type=json",
+                    "-p",
+                    r#"[{"op":"remove","path":"/metadata/finalizers"}]"#,
+                ],
+            );
+            rig.accepts(User::Alice, &["delete", "upgrade", "again", "-n", &ns]);
+        }
+        let e = e?.to_string();
+        (e.contains("WorkloadBusy") && e.contains("Upgrade web-v2")).then_some(()).context(e)
+    })
     .await?;
     // Status and ledger are the controller's, whoever asks.
     let status = [
@@ -417,9 +319,7 @@ async fn an_upgrade_does_what_its_requester_could_do_and_obeys_who_may_order() -
             "--resource=upgrades.kubectl-upgrade.dev",
         ],
     );
-    let dave = rig
-        .cluster
-        .kubeconfig_for(&format!("dave-{ns}"), &["people"])?;
+    let dave = rig.cluster.kubeconfig_for(&format!("dave-{ns}"), &["people"])?;
     rig.accepts(
         User::Admin,
         &[
@@ -432,11 +332,7 @@ async fn an_upgrade_does_what_its_requester_could_do_and_obeys_who_may_order() -
     );
     let as_dave = |args: &[&str]| {
         let output = rig.cluster.kubectl_with(&dave).args(args).output()?;
-        anyhow::ensure!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     };
     rig.phase(&ns, "web-v2", "Progressing").await?;
@@ -444,33 +340,15 @@ async fn an_upgrade_does_what_its_requester_could_do_and_obeys_who_may_order() -
         (r#"{"spec":{"paused":true}}"#, "pause"),
         (r#"{"spec":{"control":{"abort":true}}}"#, "abort"),
         (r#"{"spec":{"control":{"retry":1}}}"#, "retry"),
-        (
-            r#"{"spec":{"control":{"promote":{"stage":0,"step":1}}}}"#,
-            "promote",
-        ),
+        (r#"{"spec":{"control":{"promote":{"stage":0,"step":1}}}}"#, "promote"),
     ] {
-        let args = [
-            "patch",
-            "upgrade",
-            "web-v2",
-            "-n",
-            &ns,
-            "--type=merge",
-            "-p",
-            patch,
-        ];
-        refused(
-            as_dave(&args),
-            &["AccessDenied", &format!("`{verb}` on upgrades")],
-        );
+        let args = ["patch", "upgrade", "web-v2", "-n", &ns, "--type=merge", "-p", patch];
+        refused(as_dave(&args), &["AccessDenied", &format!("`{verb}` on upgrades")]);
         rig.accepts(User::Alice, &args);
     }
     let label = ["label", "upgrade", "web-v2", "-n", &ns, "a=b"];
     as_dave(&label)?;
-    refused(
-        as_dave(&["delete", "upgrade", "web-v2", "-n", &ns]),
-        &["AccessDenied", "`abort`"],
-    );
+    refused(as_dave(&["delete", "upgrade", "web-v2", "-n", &ns]), &["AccessDenied", "`abort`"]);
     rig.rejects(
         User::Admin,
         &[

@@ -1,11 +1,11 @@
 //! The controller killed with SIGKILL at random moments: whoever comes next goes on from what is
 //! written and what runs, and nobody who is served notices.
 
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use std::time::Duration;
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::Api;
 use upgrade_core::api::{Phase, SYSTEM_NAMESPACE};
 use upgrade_sandbox::product::{self, Product};
 use upgrade_sandbox::scenario::{PATIENCE, Shop, canary};
@@ -29,9 +29,10 @@ async fn leads(shop: &Shop, product: &Product) {
 
 #[tokio::test]
 async fn killed_at_20_random_moments_it_converges_and_no_deployment_ever_has_less_than_n_ready() {
-    let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
-        jiff::Timestamp::now().as_microsecond().unsigned_abs()
-    });
+    let seed: u64 = std::env::var("SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(|| jiff::Timestamp::now().as_microsecond().unsigned_abs());
     println!("SEED={seed} replays the moments");
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let cluster = upgrade_sandbox::shared().await;
@@ -45,7 +46,10 @@ async fn killed_at_20_random_moments_it_converges_and_no_deployment_ever_has_les
         watches.push(shop.watch(name).await.unwrap());
     }
     let targets: Vec<&str> = names.iter().map(String::as_str).collect();
-    let steps = ["10", "1s", "20", "1s", "30", "1s", "40", "1s", "50", "1s", "60", "1s", "70", "1s", "80", "1s", "90", "1s"];
+    let steps = [
+        "10", "1s", "20", "1s", "30", "1s", "40", "1s", "50", "1s", "60", "1s", "70", "1s", "80",
+        "1s", "90", "1s",
+    ];
     shop.upgrade("up", &targets, "web:v2-ready-after-2s", &canary(&steps)).await.unwrap();
     let mut killed = 0;
     while killed < KILLS {
@@ -64,8 +68,8 @@ async fn killed_at_20_random_moments_it_converges_and_no_deployment_ever_has_les
     for ((name, before), watch) in names.iter().zip(&before).zip(watches) {
         shop.complete(name).await.unwrap();
         assert_eq!(shop.split(name, "web:v2-ready-after-2s").await.unwrap(), (0, 10), "{name}");
-        let seen = watch.finish().await.unwrap();
-        assert!(seen.min_ready >= 10, "{name}: {} ready; SEED={seed}", seen.min_ready);
+        let least = watch.finish().await.unwrap().min_ready;
+        assert!(least >= 10, "{name}: {least} ready; SEED={seed}");
         shop.assert_untouched(name, before).await.unwrap();
     }
     println!("killed {killed} times; {DEPLOYMENTS} Deployments, never under N ready");

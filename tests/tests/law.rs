@@ -72,7 +72,8 @@ async fn a_paused_rest_at_5_5_over_10_5_10_is_back_at_its_weight() {
 async fn n_of_0_mid_way_puts_the_stable_template_back_so_10_comes_up_stable() {
     for history in [10, 0] {
         let shop = shop().await;
-        let before = shop.deploy("web", 10, json!({"revisionHistoryLimit": history})).await.unwrap();
+        let before =
+            shop.deploy("web", 10, json!({"revisionHistoryLimit": history})).await.unwrap();
         shop.upgrade("up", &["web"], "web:v2", &canary(&["50", "", "100"])).await.unwrap();
         shop.rests_at("up", 1).await.unwrap();
         shop.scale("web", 0).await.unwrap();
@@ -119,7 +120,10 @@ async fn patched_and_never_applied_so_min_ready_seconds_30_stays_and_git_applies
     let before = shop.complete("web").await.unwrap();
     shop.upgrade("up", &["web"], "web:v2", &canary(&["50", "100"])).await.unwrap();
     let done = shop.phase("up", Phase::Completed).await.unwrap();
-    assert_eq!(done.status.unwrap().stages[0].targets[0].originals.as_ref().unwrap().min_ready_seconds, 3);
+    assert_eq!(
+        done.status.unwrap().stages[0].targets[0].originals.as_ref().unwrap().min_ready_seconds,
+        3
+    );
     shop.assert_untouched("web", &before).await.unwrap();
     // Without force: nobody else owns what Git says.
     let mut next = git.clone();
@@ -144,9 +148,14 @@ async fn an_abort_under_a_full_quota_with_a_bad_canary_does_not_stall() {
     .unwrap();
     let quotas: Api<ResourceQuota> = Api::namespaced(shop.client.clone(), &shop.namespace);
     quotas.create(&PostParams::default(), &quota).await.unwrap();
-    wait_for(quotas, "full", |q: Option<&ResourceQuota>| {
-        q.and_then(|q| q.status.as_ref()).is_some_and(|s| s.used.is_some())
-    }, PATIENCE)
+    wait_for(
+        quotas,
+        "full",
+        |q: Option<&ResourceQuota>| {
+            q.and_then(|q| q.status.as_ref()).is_some_and(|s| s.used.is_some())
+        },
+        PATIENCE,
+    )
     .await
     .unwrap();
     shop.steer("up", json!({"control": {"abort": true}})).await.unwrap();
@@ -165,7 +174,8 @@ async fn an_upgrade_starts_only_on_a_complete_rollout() {
     shop.deployments().patch("web", &PatchParams::default(), &Patch::Merge(&stuck)).await.unwrap();
     shop.upgrade("up", &["web"], "web:v2", &canary(&["50", "100"])).await.unwrap();
     let waits = |u: Option<&upgrade_core::api::Upgrade>| {
-        u.and_then(|u| u.status.as_ref()).is_some_and(|s| s.message.contains("present rollout is not complete"))
+        u.and_then(|u| u.status.as_ref())
+            .is_some_and(|s| s.message.contains("present rollout is not complete"))
     };
     wait_for(shop.upgrades(), "up", waits, PATIENCE).await.unwrap();
     let cured = json!({"spec": {"template": {"spec": {"nodeSelector": null}}}});
@@ -180,15 +190,26 @@ async fn a_third_template_in_flight_is_refused_and_the_label_survives_undo() {
     shop.upgrade("up", &["web"], "web:v2", &canary(&["30", "", "100"])).await.unwrap();
     shop.rests_at("up", 1).await.unwrap();
     shop.split_is("web", "web:v2", (7, 3)).await.unwrap();
-    let restart = json!({"spec": {"template": {"metadata": {"annotations": {"restarted": "now"}}}}});
-    let refused = shop.deployments().patch("web", &PatchParams::default(), &Patch::Merge(&restart)).await;
+    let restart =
+        json!({"spec": {"template": {"metadata": {"annotations": {"restarted": "now"}}}}});
+    let refused =
+        shop.deployments().patch("web", &PatchParams::default(), &Patch::Merge(&restart)).await;
     let message = refused.expect_err("a third template").to_string();
     assert!(message.contains("Upgrade up") && message.contains("kubectl upgrade"), "{message}");
     // What `rollout undo` writes: all annotations replaced.
-    let annotations = json!({"metadata": {"annotations": {"deployment.kubernetes.io/revision": "2"}}});
-    let now = shop.deployments().patch("web", &PatchParams::default(), &Patch::Merge(&annotations)).await.unwrap();
+    let annotations =
+        json!({"metadata": {"annotations": {"deployment.kubernetes.io/revision": "2"}}});
+    let now = shop
+        .deployments()
+        .patch("web", &PatchParams::default(), &Patch::Merge(&annotations))
+        .await
+        .unwrap();
     assert_eq!(now.metadata.labels.unwrap().get(IN_FLIGHT_LABEL).map(String::as_str), Some("up"));
-    assert_eq!(shop.split("web", "web:v2").await.unwrap(), (7, 3), "the ready canaries are all there");
+    assert_eq!(
+        shop.split("web", "web:v2").await.unwrap(),
+        (7, 3),
+        "the ready canaries are all there"
+    );
 }
 
 #[tokio::test]
@@ -218,14 +239,22 @@ async fn max_surge_0_makes_no_pod_too_many_and_stays_under_max_unavailable() {
     shop.promote("up").await.unwrap();
     shop.phase("up", Phase::Completed).await.unwrap();
     let seen = watch.finish().await.unwrap();
-    assert!(seen.max_live <= 10 && seen.min_ready >= 8, "{} live, {} ready", seen.max_live, seen.min_ready);
+    assert!(
+        seen.max_live <= 10 && seen.min_ready >= 8,
+        "{} live, {} ready",
+        seen.max_live,
+        seen.min_ready
+    );
     shop.assert_untouched("web", &before).await.unwrap();
 }
 
 #[tokio::test]
 async fn recreate_is_one_gated_write() {
     let shop = shop().await;
-    let before = shop.deploy("web", 3, json!({"strategy": {"type": "Recreate", "rollingUpdate": null}})).await.unwrap();
+    let before = shop
+        .deploy("web", 3, json!({"strategy": {"type": "Recreate", "rollingUpdate": null}}))
+        .await
+        .unwrap();
     shop.upgrade("up", &["web"], "web:v2", &canary(&["50", "", "100"])).await.unwrap();
     shop.rests_at("up", 1).await.unwrap();
     assert_eq!(shop.split("web", "web:v2").await.unwrap(), (3, 0), "the pause gates the one write");
@@ -233,7 +262,11 @@ async fn recreate_is_one_gated_write() {
     shop.promote("up").await.unwrap();
     shop.phase("up", Phase::Completed).await.unwrap();
     assert_eq!(shop.split("web", "web:v2").await.unwrap(), (0, 3));
-    assert_eq!(ours(&counter.by_user().await.unwrap()), 2, "the template, and the metadata at the end");
+    assert_eq!(
+        ours(&counter.by_user().await.unwrap()),
+        2,
+        "the template, and the metadata at the end"
+    );
     shop.assert_untouched("web", &before).await.unwrap();
 }
 
@@ -286,7 +319,9 @@ async fn a_quota_that_blocks_the_surge_stalls_safely_and_is_taken_back() {
     .unwrap();
     let quotas: Api<ResourceQuota> = Api::namespaced(shop.client.clone(), &shop.namespace);
     quotas.create(&PostParams::default(), &quota).await.unwrap();
-    let used = |q: Option<&ResourceQuota>| q.and_then(|q| q.status.as_ref()).is_some_and(|s| s.used.is_some());
+    let used = |q: Option<&ResourceQuota>| {
+        q.and_then(|q| q.status.as_ref()).is_some_and(|s| s.used.is_some())
+    };
     wait_for(quotas, "full", used, PATIENCE).await.unwrap();
     let watch = shop.watch("web").await.unwrap();
     shop.upgrade("up", &["web"], "web:v2", &canary(&["25", "100"])).await.unwrap();
@@ -332,4 +367,3 @@ fn runs(image: &'static str) -> impl Fn(Option<&Deployment>) -> bool {
             .is_some_and(|s| s.containers.iter().any(|c| c.image.as_deref() == Some(image)))
     }
 }
-

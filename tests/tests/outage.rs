@@ -1,8 +1,5 @@
 //! The admission server in trouble: bodies that cannot be read, a CA that changes, nobody there.
-#![expect(
-    clippy::too_many_lines,
-    reason = "each test is one story, told in order"
-)]
+#![expect(clippy::too_many_lines, reason = "each test is one story, told in order")]
 
 mod rig;
 
@@ -19,11 +16,7 @@ async fn direct(rig: &Rig) -> Result<kube::Client> {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let secret: Api<k8s_openapi::api::core::v1::Secret> =
         Api::namespaced(rig.cluster.client().await?, "kubectl-upgrade-system");
-    let data = secret
-        .get("upgrade-webhook-ca")
-        .await?
-        .data
-        .context("no data")?;
+    let data = secret.get("upgrade-webhook-ca").await?.data.context("no data")?;
     let ca = CertificateDer::from_pem_slice(&data["ca.crt"].0)?;
     let url = format!("https://127.0.0.1:{}", rig.port).parse()?;
     let mut config = kube::Config::new(url);
@@ -47,14 +40,8 @@ async fn what_cannot_be_read_is_answered_and_refused() -> Result<()> {
     let head =
         r#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"a-b-c","#;
     for path in ["/validate", "/mutate"] {
-        let bad: [&[u8]; 6] = [
-            b"",
-            b"not json",
-            b"{}",
-            b"[1,2]",
-            b"\xff\xfe",
-            br#"{"kind":"AdmissionReview"}"#,
-        ];
+        let bad: [&[u8]; 6] =
+            [b"", b"not json", b"{}", b"[1,2]", b"\xff\xfe", br#"{"kind":"AdmissionReview"}"#];
         for body in bad {
             let (status, text) = post(&client, path, body.to_vec()).await?;
             assert_eq!(status, 400, "{text}");
@@ -84,10 +71,7 @@ async fn what_cannot_be_read_is_answered_and_refused() -> Result<()> {
             "{status} {text}"
         );
         let (status, text) = post(&client, path, vec![b' '; 10 * 1024 * 1024]).await?;
-        assert!(
-            status == 413 && text.contains("larger than 7 MiB"),
-            "{status} {text}"
-        );
+        assert!(status == 413 && text.contains("larger than 7 MiB"), "{status} {text}");
     }
     assert_eq!(post(&client, "/elsewhere", Vec::new()).await?.0, 404);
     // Deep JSON ends in an error, not in a stack overflow.
@@ -97,9 +81,8 @@ async fn what_cannot_be_read_is_answered_and_refused() -> Result<()> {
     let ns = governed(rig, &all()).await?;
     let mut big = deployment(&ns, "big", "big:1");
     big["metadata"]["annotations"] = json!({"fill": "x".repeat(250_000)});
-    let env: Vec<Value> = (0..2)
-        .map(|i| json!({"name": format!("V{i}"), "value": "y".repeat(600_000)}))
-        .collect();
+    let env: Vec<Value> =
+        (0..2).map(|i| json!({"name": format!("V{i}"), "value": "y".repeat(600_000)})).collect();
     big["spec"]["template"]["spec"]["containers"][0]["env"] = json!(env);
     rig.creates(User::Alice, &big)?;
     rig.rejects(
@@ -116,20 +99,13 @@ async fn a_new_ca_is_taken_into_use_without_a_failed_request() -> Result<()> {
     let ns = governed(rig, &all()).await?;
     let secret: Api<k8s_openapi::api::core::v1::Secret> =
         Api::namespaced(rig.cluster.client().await?, "kubectl-upgrade-system");
-    let first = secret
-        .get("upgrade-webhook-ca")
-        .await?
-        .data
-        .context("no data")?;
+    let first = secret.get("upgrade-webhook-ca").await?.data.context("no data")?;
     let deployments: Api<k8s_openapi::api::apps::v1::Deployment> =
         Api::namespaced(rig.cluster.client_for("alice", &["people"]).await?, &ns);
     let stop = std::sync::atomic::AtomicBool::new(false);
     let load = async {
         let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "app", "image": "web:v2"}]}}}});
-        let dry = kube::api::PatchParams {
-            dry_run: true,
-            ..kube::api::PatchParams::default()
-        };
+        let dry = kube::api::PatchParams { dry_run: true, ..kube::api::PatchParams::default() };
         let mut refused = 0;
         while !stop.load(std::sync::atomic::Ordering::Relaxed) {
             let error = deployments
@@ -157,11 +133,7 @@ async fn a_new_ca_is_taken_into_use_without_a_failed_request() -> Result<()> {
         age("ca.since", 300 * 24 * 3600).await?;
         let has = async |key: &str| {
             eventually(key, Duration::from_secs(40), || async {
-                let data = secret
-                    .get("upgrade-webhook-ca")
-                    .await?
-                    .data
-                    .context("no data")?;
+                let data = secret.get("upgrade-webhook-ca").await?.data.context("no data")?;
                 data.contains_key(key).then_some(data).context("not yet")
             })
             .await
@@ -181,12 +153,8 @@ async fn a_new_ca_is_taken_into_use_without_a_failed_request() -> Result<()> {
     rotated?;
     println!("{refused} requests, none failed");
     let metrics = rig.metrics().await?;
-    let spent = metrics
-        .lines()
-        .filter(|l| l.contains("admission_duration_seconds"));
-    spent
-        .filter(|l| l.contains("validate"))
-        .for_each(|l| println!("{l}"));
+    let spent = metrics.lines().filter(|l| l.contains("admission_duration_seconds"));
+    spent.filter(|l| l.contains("validate")).for_each(|l| println!("{l}"));
     // The new certificate is really what is served.
     let (status, _) = post(&direct(rig).await?, "/validate", b"{}".to_vec()).await?;
     assert_eq!(status, 400);
@@ -238,11 +206,7 @@ async fn when_nobody_answers_only_image_changes_wait() -> Result<()> {
             ],
             None,
         )?;
-        Ok(text
-            .lines()
-            .map(str::to_owned)
-            .filter(|l| l.starts_with("pod/"))
-            .collect())
+        Ok(text.lines().map(str::to_owned).filter(|l| l.starts_with("pod/")).collect())
     };
     let count = async |app: &str, wanted: usize| {
         eventually("pods", Duration::from_secs(30), || async {
@@ -261,15 +225,7 @@ async fn when_nobody_answers_only_image_changes_wait() -> Result<()> {
         &["set", "env", "deploy/web", "A=B", "-n", n],
         &["rollout", "pause", "deploy/web", "-n", n],
         &["rollout", "resume", "deploy/web", "-n", n],
-        &[
-            "patch",
-            "cronjob",
-            "minutely",
-            "-n",
-            n,
-            "-p",
-            r#"{"spec":{"suspend":false}}"#,
-        ],
+        &["patch", "cronjob", "minutely", "-n", n, "-p", r#"{"spec":{"suspend":false}}"#],
         &[
             "patch",
             "deploy",
@@ -285,74 +241,34 @@ async fn when_nobody_answers_only_image_changes_wait() -> Result<()> {
     ] {
         rig.accepts(User::Admin, args);
     }
-    rig.accepts(
-        User::Admin,
-        &["rollout", "status", "deploy/web", "-n", n, "--timeout=60s"],
-    );
+    rig.accepts(User::Admin, &["rollout", "status", "deploy/web", "-n", n, "--timeout=60s"]);
     let running = count("web", 4).await?;
-    rig.accepts(
-        User::Admin,
-        &["delete", &running[0], "-n", n, "--wait=false"],
-    );
+    rig.accepts(User::Admin, &["delete", &running[0], "-n", n, "--wait=false"]);
     let again = count("web", 4).await?;
     assert!(!again.contains(&running[0]), "a lost pod is replaced");
     count("db", 1).await?;
     rig.phase(n, "web-v2", "AwaitingApproval").await?;
 
     let down = ["failed calling webhook"];
-    rig.rejects(
-        User::Admin,
-        &["set", "image", "deploy/web", "app=web:v2", "-n", n],
-        &down,
-    );
-    rig.rejects(
-        User::Admin,
-        &["set", "image", "sts/db", "db=db:2", "-n", n],
-        &down,
-    );
-    rig.rejects(
-        User::Admin,
-        &["set", "image", "cronjob/minutely", "app=job:2", "-n", n],
-        &down,
-    );
-    rig.rejects(
-        User::Admin,
-        &["set", "image", &again[0], "app=web:v2", "-n", n],
-        &down,
-    );
-    rig.rejects(
-        User::Admin,
-        &["debug", &again[0], "-n", n, "--image=busybox", "--", "sh"],
-        &down,
-    );
+    rig.rejects(User::Admin, &["set", "image", "deploy/web", "app=web:v2", "-n", n], &down);
+    rig.rejects(User::Admin, &["set", "image", "sts/db", "db=db:2", "-n", n], &down);
+    rig.rejects(User::Admin, &["set", "image", "cronjob/minutely", "app=job:2", "-n", n], &down);
+    rig.rejects(User::Admin, &["set", "image", &again[0], "app=web:v2", "-n", n], &down);
+    rig.rejects(User::Admin, &["debug", &again[0], "-n", n, "--image=busybox", "--", "sh"], &down);
+    refused(rig.creates(User::Admin, &pod(n, "bare", "web", "evil:1")), &down);
+    refused(rig.creates(User::Admin, &deployment(n, "fresh", "fresh:1")), &down);
     refused(
-        rig.creates(User::Admin, &pod(n, "bare", "web", "evil:1")),
-        &down,
-    );
-    refused(
-        rig.creates(User::Admin, &deployment(n, "fresh", "fresh:1")),
-        &down,
-    );
-    refused(
-        rig.creates(
-            User::Bob,
-            &approval(n, "web-v2", &format!("sha256:{}", "0".repeat(64))),
-        ),
+        rig.creates(User::Bob, &approval(n, "web-v2", &format!("sha256:{}", "0".repeat(64)))),
         &down,
     );
     // Where nobody opted in, nothing is missing.
     let free = rig.cluster.namespace("free").await?;
     rig.creates(User::Admin, &deployment(&free, "web", "web:v1"))?;
-    rig.accepts(
-        User::Admin,
-        &["set", "image", "deploy/web", "app=web:v2", "-n", &free],
-    );
+    rig.accepts(User::Admin, &["set", "image", "deploy/web", "app=web:v2", "-n", &free]);
     // The CronJob controller goes on, and a namespace can go.
     eventually("a Job of the CronJob", Duration::from_secs(80), || async {
         let jobs = rig.run(User::Admin, &["get", "jobs", "-n", n, "-o", "name"], None)?;
-        jobs.contains("job.batch/minutely")
-            .then_some(())
-            .context(jobs)
+        jobs.contains("job.batch/minutely").then_some(()).context(jobs)
     })
     .await?;
     Ok(())

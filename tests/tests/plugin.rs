@@ -53,11 +53,7 @@ fn run(plugin: &Path, kubeconfig: &Path, args: &[&str], stdin: &str) -> Said {
         .spawn()
         .expect("the plugin runs");
     // A plugin that does not read is no failure of the test.
-    let _ = child
-        .stdin
-        .take()
-        .expect("a pipe")
-        .write_all(stdin.as_bytes());
+    let _ = child.stdin.take().expect("a pipe").write_all(stdin.as_bytes());
     let output = child.wait_with_output().expect("it ends");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     Said {
@@ -87,11 +83,9 @@ impl Stage {
             eve: user("eve")?,
             shop,
         };
-        for (user, role) in [
-            ("ana", "admin"),
-            ("bob", "admin"),
-            ("bob", "kubectl-upgrade-approver"),
-        ] {
+        for (user, role) in
+            [("ana", "admin"), ("bob", "admin"), ("bob", "kubectl-upgrade-approver")]
+        {
             let binding = [
                 "create",
                 "rolebinding",
@@ -102,14 +96,7 @@ impl Stage {
                 &stage.shop.namespace,
             ]
             .map(str::to_owned);
-            assert!(
-                lab.cluster
-                    .kubectl()
-                    .args(binding)
-                    .output()?
-                    .status
-                    .success()
-            );
+            assert!(lab.cluster.kubectl().args(binding).output()?.status.success());
         }
         Ok(stage)
     }
@@ -138,59 +125,30 @@ async fn a_canary_as_people_run_it() {
     let stage = Stage::open(lab().await, 1).await.unwrap();
     stage.shop.deploy("web", 10, json!({})).await.unwrap();
 
-    let plan = stage
-        .ana("plan deploy/web --to v2 --steps 10,pause,50,pause,100")
-        .ok();
-    assert!(
-        plan.contains("COMPONENT    CONTAINER   CURRENT   TARGET   REPLICAS"),
-        "{plan}"
-    );
-    assert!(
-        plan.contains("deploy/web   web         v1        v2       10"),
-        "{plan}"
-    );
-    let planned = stage
-        .ana("plan deploy/web --to v2 --steps 10,pause,50,pause,100 -o json")
-        .json();
+    let plan = stage.ana("plan deploy/web --to v2 --steps 10,pause,50,pause,100").ok();
+    assert!(plan.contains("COMPONENT    CONTAINER   CURRENT   TARGET   REPLICAS"), "{plan}");
+    assert!(plan.contains("deploy/web   web         v1        v2       10"), "{plan}");
+    let planned = stage.ana("plan deploy/web --to v2 --steps 10,pause,50,pause,100 -o json").json();
 
     let started = stage.ana("start deploy/web --to v2 --steps 10,pause,50,pause,100 --reason sale");
-    assert!(
-        started.err.contains("kubectl upgrade approve web-v2"),
-        "{}",
-        started.err
-    );
-    assert!(
-        started
-            .ok()
-            .ends_with("upgrade.kubectl-upgrade.dev/web-v2 created\n")
-    );
-    stage
-        .ana("status web-v2 --for=AwaitingApproval --timeout 30s")
-        .ok();
+    assert!(started.err.contains("kubectl upgrade approve web-v2"), "{}", started.err);
+    assert!(started.ok().ends_with("upgrade.kubectl-upgrade.dev/web-v2 created\n"));
+    stage.ana("status web-v2 --for=AwaitingApproval --timeout 30s").ok();
     let live = stage.ana("status web-v2 -o json").json();
     assert_eq!(
         live["status"]["planHash"], planned["planHash"],
         "the hash shown is the hash approved"
     );
 
-    stage
-        .ana("approve web-v2 --yes")
-        .no(4, &["you (ana) asked for Upgrade web-v2: somebody else"]);
-    stage
-        .bob("approve web-v2")
-        .no(2, &["sha256:", "web:v2", "give --yes"]);
-    stage
-        .bob("promote web-v2")
-        .no(4, &["AwaitingApproval", "kubectl upgrade approve web-v2"]);
+    stage.ana("approve web-v2 --yes").no(4, &["you (ana) asked for Upgrade web-v2: somebody else"]);
+    stage.bob("approve web-v2").no(2, &["sha256:", "web:v2", "give --yes"]);
+    stage.bob("promote web-v2").no(4, &["AwaitingApproval", "kubectl upgrade approve web-v2"]);
     let hash = format!("sha256:{}", "0".repeat(64));
     stage
         .bob(&format!("approve web-v2 --yes --plan-hash {hash}"))
         .no(1, &["--plan-hash", "not sha256:000"]);
     let approved = stage.bob("approve web-v2 --yes --reason fine").ok();
-    assert_eq!(
-        approved,
-        "upgrade.kubectl-upgrade.dev/web-v2 approved (1/1)\n"
-    );
+    assert_eq!(approved, "upgrade.kubectl-upgrade.dev/web-v2 approved (1/1)\n");
 
     stage.ana("status web-v2 --for=Paused --timeout 60s").ok();
     let tree = stage.ana("status").ok();
@@ -205,45 +163,26 @@ async fn a_canary_as_people_run_it() {
     ] {
         assert!(tree.contains(part), "`{part}` is not in:\n{tree}");
     }
-    stage
-        .ana("resume web-v2")
-        .no(1, &["`promote` ends", "kubectl upgrade promote web-v2"]);
-    assert_eq!(
-        stage.ana("pause web-v2").ok(),
-        "upgrade.kubectl-upgrade.dev/web-v2 paused\n"
-    );
+    stage.ana("resume web-v2").no(1, &["`promote` ends", "kubectl upgrade promote web-v2"]);
+    assert_eq!(stage.ana("pause web-v2").ok(), "upgrade.kubectl-upgrade.dev/web-v2 paused\n");
     stage.ana("promote web-v2").no(1, &["`resume` comes first"]);
     stage.ana("resume web-v2").ok();
     stage.ana("status web-v2 --for=Paused --timeout 60s").ok();
     stage.ana("promote web-v2 --full").ok();
-    let end = stage
-        .ana("status web-v2 --wait --timeout 60s -o json")
-        .json();
+    let end = stage.ana("status web-v2 --wait --timeout 60s -o json").json();
     assert_eq!(end["status"]["phase"], "Completed");
 
-    stage
-        .ana("abort web-v2")
-        .no(1, &["Completed", "nothing to take back"]);
-    stage
-        .ana("start deploy/web --to v2")
-        .no(1, &["nothing to upgrade"]);
+    stage.ana("abort web-v2").no(1, &["Completed", "nothing to take back"]);
+    stage.ana("start deploy/web --to v2").no(1, &["nothing to upgrade"]);
     let history = stage.ana("history web-v2").ok();
-    for part in [
-        "Requested   ana",
-        "sale",
-        "Approved    bob",
-        "fine",
-        "Completed",
-    ] {
+    for part in ["Requested   ana", "sale", "Approved    bob", "fine", "Completed"] {
         assert!(history.contains(part), "`{part}` is not in:\n{history}");
     }
     let history = stage.ana("history deploy/web -o json").json();
     assert_eq!(history["items"].as_array().map(Vec::len), Some(1));
     let list = stage.ana("list").ok();
     assert!(
-        list.lines()
-            .nth(1)
-            .is_some_and(|l| l.starts_with("web-v2   v2        v2       Completed")),
+        list.lines().nth(1).is_some_and(|l| l.starts_with("web-v2   v2        v2       Completed")),
         "{list}"
     );
 }
@@ -252,27 +191,17 @@ async fn a_canary_as_people_run_it() {
 async fn following_prints_one_line_a_change_or_one_object_a_line() {
     let stage = Stage::open(lab().await, 0).await.unwrap();
     stage.shop.deploy("web", 4, json!({})).await.unwrap();
-    stage
-        .ana("start deploy/web --to v2-ready-after-2s --name up --steps 25,50,pause:1s,100")
-        .ok();
+    stage.ana("start deploy/web --to v2-ready-after-2s --name up --steps 25,50,pause:1s,100").ok();
     let (lines, objects) = std::thread::scope(|scope| {
         let lines = scope.spawn(|| stage.ana("status up -w --timeout 90s").ok());
         let objects = scope.spawn(|| stage.ana("status up -w -o json --timeout 90s").ok());
         (lines.join().unwrap(), objects.join().unwrap())
     });
-    let first_words: Vec<&str> = lines
-        .lines()
-        .filter_map(|l| l.split_whitespace().nth(1))
-        .collect();
+    let first_words: Vec<&str> =
+        lines.lines().filter_map(|l| l.split_whitespace().nth(1)).collect();
     assert_eq!(first_words.last(), Some(&"Completed"), "{lines}");
-    assert!(
-        first_words.contains(&"Paused") && lines.lines().count() < 12,
-        "{lines}"
-    );
-    assert!(
-        !lines.contains('\u{1b}'),
-        "no colour and no cursor where nobody looks: {lines}"
-    );
+    assert!(first_words.contains(&"Paused") && lines.lines().count() < 12, "{lines}");
+    assert!(!lines.contains('\u{1b}'), "no colour and no cursor where nobody looks: {lines}");
     let phases: Vec<Value> = objects
         .lines()
         .map(|l| serde_json::from_str::<Value>(l).expect("JSON")["status"]["phase"].clone())
@@ -289,17 +218,10 @@ async fn a_failed_one_is_taken_back_and_says_so() {
     said.no(1, &["RollingBack", "RolledBack", "web"]);
     let left = stage.ana("status up").ok();
     assert!(left.contains("kubectl upgrade retry up"), "{left}");
-    assert_eq!(
-        stage.ana("retry up").ok(),
-        "upgrade.kubectl-upgrade.dev/up started over\n"
-    );
-    stage
-        .ana("status up --wait --timeout 90s")
-        .no(1, &["RolledBack"]);
+    assert_eq!(stage.ana("retry up").ok(), "upgrade.kubectl-upgrade.dev/up started over\n");
+    stage.ana("status up --wait --timeout 90s").no(1, &["RolledBack"]);
 
-    stage
-        .ana("start deploy/web --to v3-never-ready --name stuck --steps 25,100")
-        .ok();
+    stage.ana("start deploy/web --to v3-never-ready --name stuck --steps 25,100").ok();
     stage
         .ana("status stuck --wait --timeout 1s")
         .no(124, &["not done after 1s", "it goes on in the cluster"]);
@@ -314,31 +236,21 @@ async fn a_rejection_is_final() {
     let stage = Stage::open(lab().await, 1).await.unwrap();
     stage.shop.deploy("web", 2, json!({})).await.unwrap();
     stage.ana("start deploy/web --to v2").ok();
-    stage
-        .bob("reject web-v2 --yes")
-        .no(2, &["give --reason TEXT"]);
-    stage
-        .ana("reject web-v2 --yes --reason no")
-        .no(1, &["forbidden"]);
+    stage.bob("reject web-v2 --yes").no(2, &["give --reason TEXT"]);
+    stage.ana("reject web-v2 --yes --reason no").no(1, &["forbidden"]);
     assert_eq!(
         stage.bob("reject web-v2 --yes --reason later").ok(),
         "upgrade.kubectl-upgrade.dev/web-v2 rejected\n"
     );
-    stage
-        .ana("status web-v2 --wait --timeout 30s")
-        .no(4, &["Rejected"]);
+    stage.ana("status web-v2 --wait --timeout 30s").no(4, &["Rejected"]);
     stage.ana("retry web-v2").no(4, &["a rejection is final"]);
-    stage
-        .bob("approve web-v2 --yes")
-        .no(1, &["Rejected", "does not wait for approval"]);
+    stage.bob("approve web-v2 --yes").no(1, &["Rejected", "does not wait for approval"]);
     // The name is taken; another is found.
     assert_eq!(
         stage.ana("start deploy/web --to v2 -o name").ok(),
         "upgrade.kubectl-upgrade.dev/web-v2-2\n"
     );
-    stage
-        .ana("start deploy/web --to v2 --name web-v2")
-        .no(1, &["web-v2-2"]);
+    stage.ana("start deploy/web --to v2 --name web-v2").no(1, &["web-v2-2"]);
 }
 
 #[tokio::test]
@@ -346,71 +258,39 @@ async fn bad_input_is_refused_with_the_field_and_what_would_help() {
     let stage = Stage::open(lab().await, 1).await.unwrap();
     stage.shop.deploy("web", 2, json!({})).await.unwrap();
     for (line, code, parts) in [
-        (
-            "start deploy/wbe --to v2",
-            1,
-            ["no deploy/wbe in namespace", "did you mean deploy/web?"],
-        ),
+        ("start deploy/wbe --to v2", 1, ["no deploy/wbe in namespace", "did you mean deploy/web?"]),
         (
             "start deploy/web --image wbe=web:v2",
             1,
-            [
-                "--image: deploy/web has no container `wbe`",
-                "did you mean `web`?",
-            ],
+            ["--image: deploy/web has no container `wbe`", "did you mean `web`?"],
         ),
-        (
-            "start deploy/web --to v2 --steps 50,101",
-            2,
-            ["--steps: weight 101", "from 1 to 100"],
-        ),
+        ("start deploy/web --to v2 --steps 50,101", 2, ["--steps: weight 101", "from 1 to 100"]),
         (
             "start deploy/web --to v2 --steps 50,10",
             2,
             ["--steps: weight 10 comes after 50", "only grow"],
         ),
         ("start sts/web --to v2", 2, ["sts/web", "Deployments only"]),
-        (
-            "start deploy/web --to v1",
-            1,
-            ["nothing to upgrade", "runs already"],
-        ),
-        (
-            "start -f no-such-file.yaml",
-            1,
-            ["-f no-such-file.yaml", "No such file"],
-        ),
-        (
-            "status nothing",
-            1,
-            ["no Upgrade `nothing` in namespace", "kubectl upgrade list"],
-        ),
+        ("start deploy/web --to v1", 1, ["nothing to upgrade", "runs already"]),
+        ("start -f no-such-file.yaml", 1, ["-f no-such-file.yaml", "No such file"]),
+        ("status nothing", 1, ["no Upgrade `nothing` in namespace", "kubectl upgrade list"]),
         ("start deploy/web", 2, ["what should they run?", "--to TAG"]),
     ] {
         stage.ana(line).no(code, &parts);
     }
-    stage.by(&stage.eve, "list").no(
-        1,
-        &[
-            "User \"eve\" cannot list",
-            "kubectl auth can-i list upgrades",
-        ],
-    );
+    stage
+        .by(&stage.eve, "list")
+        .no(1, &["User \"eve\" cannot list", "kubectl auth can-i list upgrades"]);
     stage
         .by(&stage.eve, "start deploy/web --to v2")
         .no(1, &["cannot get resource \"deployments\""]);
 
     stage.ana("start deploy/web --to v2").ok();
     assert!(
-        stage
-            .ana("start deploy/web --to v2")
-            .ok()
-            .ends_with("unchanged\n"),
+        stage.ana("start deploy/web --to v2").ok().ends_with("unchanged\n"),
         "asked for twice, made once"
     );
-    let said = stage
-        .ana("start deploy/web --to v3 -o json")
-        .no(1, &["UpgradeInFlight"]);
+    let said = stage.ana("start deploy/web --to v3 -o json").no(1, &["UpgradeInFlight"]);
     let error: Value =
         serde_json::from_str(said.err.lines().last().unwrap_or_default()).expect("JSON");
     assert_eq!(
@@ -425,29 +305,19 @@ async fn bad_input_is_refused_with_the_field_and_what_would_help() {
 async fn a_cluster_that_cannot_be_reached_is_named_with_the_file() {
     let stage = Stage::open(lab().await, 1).await.unwrap();
     let nowhere = Path::new("/nonexistent/kubeconfig");
-    stage.by(nowhere, "list").no(
-        1,
-        &["KUBECONFIG names no file that exists: /nonexistent/kubeconfig"],
-    );
+    stage
+        .by(nowhere, "list")
+        .no(1, &["KUBECONFIG names no file that exists: /nonexistent/kubeconfig"]);
     stage
         .ana("list --kubeconfig /nonexistent/other")
         .no(1, &["kubeconfig /nonexistent/other: No such file"]);
-    stage
-        .ana("list --context nope")
-        .no(1, &["has no context `nope`", "its contexts are"]);
+    stage.ana("list --context nope").no(1, &["has no context `nope`", "its contexts are"]);
     stage
         .ana("list --server https://127.0.0.1:1")
         .no(1, &["no connection to https://127.0.0.1:1", "refused"]);
-    stage
-        .ana("list --token wrong")
-        .no(1, &["does not know who you are"]);
+    stage.ana("list --token wrong").no(1, &["does not know who you are"]);
     let version = stage.by(nowhere, "version -o json").json();
-    assert!(
-        version["client"]
-            .as_str()
-            .is_some_and(|v| v.starts_with('v')),
-        "{version}"
-    );
+    assert!(version["client"].as_str().is_some_and(|v| v.starts_with('v')), "{version}");
 }
 
 #[tokio::test]
@@ -472,9 +342,7 @@ async fn manifests_are_compared_by_what_they_mean() {
             "--images-only",
         ],
     );
-    let plan = stage
-        .fed(&stage.ana, "plan -f - --images-only -o json", &manifest(5))
-        .json();
+    let plan = stage.fed(&stage.ana, "plan -f - --images-only -o json", &manifest(5)).json();
     let changes: Vec<&str> = plan["changes"]
         .as_array()
         .unwrap()
@@ -482,15 +350,9 @@ async fn manifests_are_compared_by_what_they_mean() {
         .filter_map(|c| c["container"].as_str())
         .collect();
     assert_eq!(changes, ["init", "web"], "{plan}");
-    assert_eq!(
-        plan["notCarried"].as_array().map(Vec::len),
-        Some(2),
-        "{plan}"
-    );
+    assert_eq!(plan["notCarried"].as_array().map(Vec::len), Some(2), "{plan}");
     let wait = "start -f - --images-only --wait --timeout 60s";
-    stage
-        .fed(&stage.ana, wait, &manifest(5))
-        .no(0, &["Completed"]);
+    stage.fed(&stage.ana, wait, &manifest(5)).no(0, &["Completed"]);
     let said = stage.fed(&stage.ana, "start -f -", "a: [");
     said.no(1, &["-f standard input"]);
 }
@@ -498,36 +360,20 @@ async fn manifests_are_compared_by_what_they_mean() {
 /// A control plane of its own: without CRDs first, then installed, in flight, and removed.
 #[tokio::test]
 async fn install_and_uninstall_in_the_right_order() {
-    let cluster = ControlPlane::start(upgrade_sandbox::Options::default())
-        .await
-        .unwrap();
+    let cluster = ControlPlane::start(upgrade_sandbox::Options::default()).await.unwrap();
     let plugin = product::build().await.unwrap().plugin;
     let say = |line: &str| {
-        run(
-            &plugin,
-            cluster.kubeconfig(),
-            &line.split_whitespace().collect::<Vec<_>>(),
-            "",
-        )
+        run(&plugin, cluster.kubeconfig(), &line.split_whitespace().collect::<Vec<_>>(), "")
     };
     say("list").no(1, &["not installed", "kubectl upgrade install"]);
     say("status up").no(1, &["kubectl upgrade install"]);
     say("install --namespace elsewhere").no(2, &["--namespace", "kubectl-upgrade-system"]);
     say("install --webhook-url http://x").no(2, &["--webhook-url", "https"]);
     let shown = say("install --dry-run=client -o json").json();
-    let kinds: Vec<&str> = shown["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(|i| i["kind"].as_str())
-        .collect();
+    let kinds: Vec<&str> =
+        shown["items"].as_array().unwrap().iter().filter_map(|i| i["kind"].as_str()).collect();
     assert_eq!(kinds.first(), Some(&"Namespace"));
-    assert!(
-        kinds
-            .last()
-            .is_some_and(|k| k.ends_with("WebhookConfiguration")),
-        "{kinds:?}"
-    );
+    assert!(kinds.last().is_some_and(|k| k.ends_with("WebhookConfiguration")), "{kinds:?}");
 
     // An Upgrade in flight, made before there is a webhook that would have to agree.
     let kubectl = |args: &[&str], stdin: &Value| {
@@ -554,10 +400,7 @@ async fn install_and_uninstall_in_the_right_order() {
     {
         kubectl(&["apply", "--server-side", "-f", "-"], item);
     }
-    kubectl(
-        &["wait", "--for=condition=Established", "crd", "--all"],
-        &Value::Null,
-    );
+    kubectl(&["wait", "--for=condition=Established", "crd", "--all"], &Value::Null);
     kubectl(
         &["create", "-f", "-"],
         &json!({
@@ -568,24 +411,11 @@ async fn install_and_uninstall_in_the_right_order() {
     );
     let phase = r#"{"status":{"phase":"Paused"}}"#;
     kubectl(
-        &[
-            "patch",
-            "upgrade",
-            "up",
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            phase,
-        ],
+        &["patch", "upgrade", "up", "--subresource=status", "--type=merge", "-p", phase],
         &Value::Null,
     );
 
-    let first = run(
-        &plugin,
-        cluster.kubeconfig(),
-        &["install", "--force-conflicts"],
-        "",
-    );
+    let first = run(&plugin, cluster.kubeconfig(), &["install", "--force-conflicts"], "");
     assert_eq!(first.code, 2, "unknown flags are bad usage");
     let first = say("install --webhook-url https://127.0.0.1:1").ok();
     assert!(
@@ -597,14 +427,7 @@ async fn install_and_uninstall_in_the_right_order() {
     let ca = r#"[{"op":"add","path":"/webhooks/0/clientConfig/caBundle","value":"LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCi0tLS0tRU5EIENFUlRJRklDQVRFLS0tLS0K"}]"#;
     let patched = cluster
         .kubectl()
-        .args([
-            "patch",
-            "mutatingwebhookconfiguration",
-            "kubectl-upgrade",
-            "--type=json",
-            "-p",
-            ca,
-        ])
+        .args(["patch", "mutatingwebhookconfiguration", "kubectl-upgrade", "--type=json", "-p", ca])
         .output();
     let kept = patched.is_ok_and(|o| o.status.success());
     let again = say("install --webhook-url https://127.0.0.1:1").ok();
@@ -613,19 +436,10 @@ async fn install_and_uninstall_in_the_right_order() {
         let path = "jsonpath={.webhooks[0].clientConfig.caBundle}";
         let ca = cluster
             .kubectl()
-            .args([
-                "get",
-                "mutatingwebhookconfiguration",
-                "kubectl-upgrade",
-                "-o",
-                path,
-            ])
+            .args(["get", "mutatingwebhookconfiguration", "kubectl-upgrade", "-o", path])
             .output()
             .unwrap();
-        assert!(
-            !ca.stdout.is_empty(),
-            "the CA that the webhook filled in is kept"
-        );
+        assert!(!ca.stdout.is_empty(), "the CA that the webhook filled in is kept");
     }
 
     say("uninstall").no(4, &["default/up (Paused)", "kubectl upgrade abort"]);
@@ -639,12 +453,7 @@ async fn install_and_uninstall_in_the_right_order() {
         order[0].contains("webhookconfiguration") && order[1].contains("webhookconfiguration"),
         "{gone}"
     );
-    assert!(
-        order
-            .last()
-            .is_some_and(|l| l.starts_with("customresourcedefinition")),
-        "{gone}"
-    );
+    assert!(order.last().is_some_and(|l| l.starts_with("customresourcedefinition")), "{gone}");
     say("list").no(1, &["kubectl upgrade install"]);
     say("uninstall").ok();
 }

@@ -39,11 +39,7 @@ async fn a_deployment_becomes_ready_and_rolls_without_a_gap() -> Result<()> {
     let writes = cluster.count_writes(&ns, "web").await?;
     let alice = cluster.client_for("alice", &["system:masters"]).await?;
     Api::<Deployment>::namespaced(alice, &ns)
-        .patch(
-            "web",
-            &PatchParams::default(),
-            &Patch::Strategic(image("app:2")),
-        )
+        .patch("web", &PatchParams::default(), &Patch::Strategic(image("app:2")))
         .await?;
     let done = |object: Option<&Deployment>| {
         rolled_out(20)(object) && object.is_some_and(|d| d.metadata.generation == Some(2))
@@ -53,30 +49,17 @@ async fn a_deployment_becomes_ready_and_rolls_without_a_gap() -> Result<()> {
     // 25 % of 20 either way is what a Deployment does by default.
     assert!(seen.min_ready >= 15, "{:#?}", seen.trace);
     assert!(seen.max_live <= 25, "{:#?}", seen.trace);
-    assert_eq!(
-        (seen.max_ready_of("app:1"), seen.max_ready_of("app:2")),
-        (20, 20)
-    );
+    assert_eq!((seen.max_ready_of("app:1"), seen.max_ready_of("app:2")), (20, 20));
     assert_eq!(seen.min_ready_of("app:1"), 0);
-    assert_eq!(
-        seen.trace.last().and_then(|sample| sample.replicas),
-        Some(20)
-    );
+    assert_eq!(seen.trace.last().and_then(|sample| sample.replicas), Some(20));
 
     let by_user = writes.by_user().await?;
     assert_eq!(by_user.get("alice"), Some(&1), "{by_user:?}");
-    let write = writes
-        .writes()
-        .await?
-        .into_iter()
-        .find(|write| write.user == "alice");
+    let write = writes.writes().await?.into_iter().find(|write| write.user == "alice");
     let write = write.context("no write of alice")?;
     assert_eq!((write.verb.as_str(), write.code), ("patch", 200));
     let body = write.request.context("no body")?;
-    assert_eq!(
-        body.pointer("/spec/template/spec/containers/0/image"),
-        Some(&"app:2".into())
-    );
+    assert_eq!(body.pointer("/spec/template/spec/containers/0/image"), Some(&"app:2".into()));
     Ok(())
 }
 
@@ -112,24 +95,11 @@ async fn life(namespace: &str, name: &str, image: &str, last: &str) -> Result<Ve
 /// `PHASE ready=STATUS REASON`, once the kubelet has spoken.
 fn state(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let ready = status
-        .conditions
-        .as_ref()?
-        .iter()
-        .find(|c| c.type_ == "Ready")?;
+    let ready = status.conditions.as_ref()?.iter().find(|c| c.type_ == "Ready")?;
     let container = status.container_statuses.as_ref()?.first()?;
-    let waiting = container
-        .state
-        .as_ref()
-        .and_then(|state| state.waiting.as_ref());
-    let reason = waiting
-        .and_then(|waiting| waiting.reason.as_deref())
-        .unwrap_or("-");
-    Some(format!(
-        "{} ready={} {reason}",
-        status.phase.as_deref()?,
-        ready.status
-    ))
+    let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+    let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or("-");
+    Some(format!("{} ready={} {reason}", status.phase.as_deref()?, ready.status))
 }
 
 #[tokio::test]
@@ -144,21 +114,12 @@ async fn images_decide_how_pods_behave() -> Result<()> {
         ("later", "app:ready-after-2s", vec![down, up]),
         ("loop", "app:crash-loop", vec![crashing]),
         ("crash", "app:crash-after-2s", vec![up, crashing]),
-        (
-            "both",
-            "app:ready-after-1s-crash-after-1s",
-            vec![down, up, crashing],
-        ),
+        ("both", "app:ready-after-1s-crash-after-1s", vec![down, up, crashing]),
         ("pull", "app:image-pull", vec![pulling]),
     ];
     let lives = cases.iter().map(|(name, image, states)| {
         let ns = &ns;
-        async move {
-            anyhow::Ok((
-                life(ns, name, image, states[states.len() - 1]).await?,
-                states,
-            ))
-        }
+        async move { anyhow::Ok((life(ns, name, image, states[states.len() - 1]).await?, states)) }
     });
     for (seen, expected) in futures::future::try_join_all(lives).await? {
         assert_eq!(&seen, expected);
@@ -175,47 +136,26 @@ async fn readiness_has_its_time_and_stays_in_time_when_the_pod_is_written() -> R
         "metadata": {"name": "late"}, "spec": {"containers": [container("app:ready-after-3s")]},
     }))?;
     api.create(&PostParams::default(), &pod).await?;
-    let running = |pod: Option<&Pod>| {
-        pod.and_then(state)
-            .is_some_and(|s| s.starts_with("Running"))
-    };
+    let running = |pod: Option<&Pod>| pod.and_then(state).is_some_and(|s| s.starts_with("Running"));
     let started = wait_for(api.clone(), "late", running, MINUTE).await?;
     let before = std::time::Instant::now();
     for n in 0..5 {
         let label = serde_json::json!({"metadata": {"labels": {"touched": n.to_string()}}});
-        api.patch("late", &PatchParams::default(), &Patch::Merge(label))
-            .await?;
+        api.patch("late", &PatchParams::default(), &Patch::Merge(label)).await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let ready = wait_for(
-        api,
-        "late",
-        |pod: Option<&Pod>| ready_pods(pod) == 1,
-        MINUTE,
-    )
-    .await?;
+    let ready = wait_for(api, "late", |pod: Option<&Pod>| ready_pods(pod) == 1, MINUTE).await?;
     let took = before.elapsed();
     assert!((2500..4500).contains(&took.as_millis()), "{took:?}");
-    let moved = transition(&ready)?
-        .duration_since(transition(&started)?)
-        .as_secs();
+    let moved = transition(&ready)?.duration_since(transition(&started)?).as_secs();
     assert!((2..=4).contains(&moved), "{moved}");
     Ok(())
 }
 
 fn transition(pod: &Pod) -> Result<jiff::Timestamp> {
-    let conditions = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
-    let ready = conditions
-        .into_iter()
-        .flatten()
-        .find(|condition| condition.type_ == "Ready");
-    Ok(ready
-        .and_then(|ready| ready.last_transition_time.as_ref())
-        .context("no time")?
-        .0)
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
+    Ok(ready.and_then(|ready| ready.last_transition_time.as_ref()).context("no time")?.0)
 }
 
 #[tokio::test]
@@ -231,26 +171,14 @@ async fn a_deleted_pod_goes_and_a_job_completes() -> Result<()> {
         }}},
     }))?;
     jobs.create(&PostParams::default(), &job).await?;
-    wait_for(
-        jobs,
-        "once",
-        kube::runtime::conditions::is_job_completed(),
-        MINUTE,
-    )
-    .await?;
+    wait_for(jobs, "once", kube::runtime::conditions::is_job_completed(), MINUTE).await?;
 
     let pods = Api::<Pod>::namespaced(client, &ns);
     let pod = serde_json::from_value(serde_json::json!({
         "metadata": {"name": "slow"}, "spec": {"containers": [container("app:slow-stop-1s")]},
     }))?;
     pods.create(&PostParams::default(), &pod).await?;
-    wait_for(
-        pods.clone(),
-        "slow",
-        |pod: Option<&Pod>| ready_pods(pod) == 1,
-        MINUTE,
-    )
-    .await?;
+    wait_for(pods.clone(), "slow", |pod: Option<&Pod>| ready_pods(pod) == 1, MINUTE).await?;
     let before = std::time::Instant::now();
     pods.delete("slow", &DeleteParams::default()).await?;
     upgrade_sandbox::wait::gone(pods, "slow", MINUTE).await?;
@@ -262,15 +190,10 @@ async fn a_deleted_pod_goes_and_a_job_completes() -> Result<()> {
 async fn users_are_who_their_certificates_say() -> Result<()> {
     let cluster = shared().await;
     let whoami = |kubeconfig: &std::path::Path| -> Result<serde_json::Value> {
-        let output = cluster
-            .kubectl_with(kubeconfig)
-            .args(["auth", "whoami", "-o", "json"])
-            .output()?;
+        let output =
+            cluster.kubectl_with(kubeconfig).args(["auth", "whoami", "-o", "json"]).output()?;
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        Ok(answer
-            .pointer("/status/userInfo")
-            .cloned()
-            .unwrap_or_default())
+        Ok(answer.pointer("/status/userInfo").cloned().unwrap_or_default())
     };
     let alice = whoami(&cluster.kubeconfig_for("alice", &["dev", "release"])?)?;
     let bob = whoami(&cluster.kubeconfig_for("bob", &[])?)?;
@@ -292,12 +215,9 @@ async fn a_process_can_be_killed_and_started_again() -> Result<()> {
     first.kill()?;
     assert_eq!(first.wait_exit().await, Exit::Signal(9));
     assert_eq!(first.pid(), None);
-    let second = spawn([
-        "sh",
-        "-c",
-        "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done",
-    ])
-    .await?;
+    let second =
+        spawn(["sh", "-c", "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done"])
+            .await?;
     let says = |word: &'static str| {
         let second = second.clone();
         move || {
@@ -309,21 +229,14 @@ async fn a_process_can_be_killed_and_started_again() -> Result<()> {
     second.term()?;
     assert_eq!(second.wait_exit().await, Exit::Code(7));
     assert_eq!(second.log_tail(9).lines().next_back(), Some("bye"));
-    let none = cluster
-        .spawn("none", ["/no/such/program"], [("A", "b")])
-        .await;
+    let none = cluster.spawn("none", ["/no/such/program"], [("A", "b")]).await;
     assert!(none.is_err_and(|error| error.to_string().contains("does not exist")));
     Ok(())
 }
 
 #[tokio::test]
 async fn two_control_planes_do_not_meet() -> Result<()> {
-    let start = || {
-        ControlPlane::start(Options {
-            nodes: 1,
-            ..Options::default()
-        })
-    };
+    let start = || ControlPlane::start(Options { nodes: 1, ..Options::default() });
     let (one, two) = tokio::try_join!(start(), start())?;
     assert_ne!(one.url(), two.url());
     let name = one.namespace("mine").await?;
@@ -334,12 +247,8 @@ async fn two_control_planes_do_not_meet() -> Result<()> {
     assert!(!dir.exists());
     common::assert_dead(&pids).await?;
     let nodes = Api::<k8s_openapi::api::core::v1::Node>::all(two.client().await?);
-    let names: Vec<_> = nodes
-        .list(&ListParams::default())
-        .await?
-        .iter()
-        .map(ResourceExt::name_any)
-        .collect();
+    let names: Vec<_> =
+        nodes.list(&ListParams::default()).await?.iter().map(ResourceExt::name_any).collect();
     assert_eq!(names, ["node-0"]);
     Ok(())
 }
@@ -350,14 +259,9 @@ async fn a_wait_in_vain_shows_what_was_there() -> Result<()> {
     let client = cluster.client().await?;
     let ns = cluster.namespace("vain").await?;
     let api = create(&client, &ns, &deployment("stuck", 1, "app:never-ready")).await?;
-    let error = wait_for(api, "stuck", rolled_out(1), Duration::from_secs(1))
-        .await
-        .unwrap_err();
+    let error = wait_for(api, "stuck", rolled_out(1), Duration::from_secs(1)).await.unwrap_err();
     let text = error.to_string();
-    assert!(
-        text.contains("stuck") && text.contains("app:never-ready"),
-        "{text}"
-    );
+    assert!(text.contains("stuck") && text.contains("app:never-ready"), "{text}");
     assert!(!text.contains("managedFields"), "{text}");
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! The main job on the real API server: an Upgrade from start to end, steered by people.
 
 use k8s_openapi::api::events::v1::Event;
-use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
 use upgrade_core::api::{LEDGER_NAME, Phase, UpgradeLedger};
@@ -18,7 +17,9 @@ async fn a_canary_of_s_steps_costs_s_plus_1_writes_and_one_of_metadata() {
     let before = shop.deploy("web", 20, json!({})).await.unwrap();
     let counter = shop.cluster.count_writes(&shop.namespace, "web").await.unwrap();
     let watch = shop.watch("web").await.unwrap();
-    shop.upgrade("up", &["web"], "web:v2", &canary(&["10", "30", "50", "75", "100"])).await.unwrap();
+    shop.upgrade("up", &["web"], "web:v2", &canary(&["10", "30", "50", "75", "100"]))
+        .await
+        .unwrap();
     shop.phase("up", Phase::Completed).await.unwrap();
     let writes = counter.writes().await.unwrap();
     let spec = |w: &&upgrade_sandbox::AuditEvent| {
@@ -36,10 +37,13 @@ async fn each_rest_costs_two_writes_more() {
     let shop = shop().await;
     shop.deploy("web", 20, json!({})).await.unwrap();
     let counter = shop.cluster.count_writes(&shop.namespace, "web").await.unwrap();
-    shop.upgrade("up", &["web"], "web:v2", &canary(&["10", "1s", "30", "1s", "50", "75"])).await.unwrap();
+    shop.upgrade("up", &["web"], "web:v2", &canary(&["10", "1s", "30", "1s", "50", "75"]))
+        .await
+        .unwrap();
     shop.phase("up", Phase::Completed).await.unwrap();
     let writes = counter.by_user().await.unwrap();
-    let ours: usize = writes.iter().filter(|(u, _)| u.contains("upgrade-webhook")).map(|(_, n)| n).sum();
+    let ours: usize =
+        writes.iter().filter(|(u, _)| u.contains("upgrade-webhook")).map(|(_, n)| n).sum();
     assert_eq!(ours, 6 + 2 * 2 + 1, "{writes:?}");
 }
 
@@ -47,7 +51,14 @@ async fn each_rest_costs_two_writes_more() {
 async fn pause_resume_abort_and_retry() {
     let shop = shop().await;
     let before = shop.deploy("web", 10, json!({})).await.unwrap();
-    shop.upgrade("up", &["web"], "web:v2-ready-after-2s", &canary(&["10", "20", "30", "60s", "100"])).await.unwrap();
+    shop.upgrade(
+        "up",
+        &["web"],
+        "web:v2-ready-after-2s",
+        &canary(&["10", "20", "30", "60s", "100"]),
+    )
+    .await
+    .unwrap();
     shop.phase("up", Phase::Progressing).await.unwrap();
     shop.steer("up", json!({"paused": true})).await.unwrap();
     let paused = shop.phase("up", Phase::Paused).await.unwrap();
@@ -59,7 +70,12 @@ async fn pause_resume_abort_and_retry() {
     shop.phase("up", Phase::Aborted).await.unwrap();
     assert_eq!(shop.split("web", "web:v2-ready-after-2s").await.unwrap(), (10, 0));
     shop.assert_untouched("web", &before).await.unwrap();
-    shop.steer("up", json!({"control": {"abort": null, "retry": 1, "promote": {"attempt": 1, "full": true}}})).await.unwrap();
+    shop.steer(
+        "up",
+        json!({"control": {"abort": null, "retry": 1, "promote": {"attempt": 1, "full": true}}}),
+    )
+    .await
+    .unwrap();
     let done = shop.phase("up", Phase::Completed).await.unwrap();
     assert_eq!(done.status.unwrap().attempt, 1);
     assert_eq!(shop.split("web", "web:v2-ready-after-2s").await.unwrap(), (0, 10));
@@ -82,7 +98,9 @@ async fn crash_looping_pods_are_taken_back_early_and_the_stable_pods_never_fall_
 async fn pods_that_crash_after_they_were_ready_are_taken_back_at_the_rest() {
     let shop = shop().await;
     let before = shop.deploy("web", 4, json!({})).await.unwrap();
-    shop.upgrade("up", &["web"], "web:v2-crash-after-3s", &canary(&["50", "", "100"])).await.unwrap();
+    shop.upgrade("up", &["web"], "web:v2-crash-after-3s", &canary(&["50", "", "100"]))
+        .await
+        .unwrap();
     shop.phase("up", Phase::RolledBack).await.unwrap();
     assert_eq!(shop.split("web", "web:v2-crash-after-3s").await.unwrap(), (4, 0));
     shop.assert_untouched("web", &before).await.unwrap();
@@ -103,11 +121,16 @@ async fn never_ready_pods_are_taken_back_after_the_workloads_own_deadline_which_
     let ended = |u: Option<&upgrade_core::api::Upgrade>| {
         u.and_then(|u| u.status.as_ref()).is_some_and(|s| s.phase != Phase::Paused)
     };
-    assert!(wait_for(shop.upgrades(), "up", ended, waits).await.is_err(), "the clock ran in the pause");
+    assert!(
+        wait_for(shop.upgrades(), "up", ended, waits).await.is_err(),
+        "the clock ran in the pause"
+    );
     shop.steer("up", json!({"paused": null})).await.unwrap();
     let resumed = shop.phase("up", Phase::Progressing).await.unwrap();
     let done = shop.phase("up", Phase::RolledBack).await.unwrap().status.unwrap();
-    let took = done.completion_time.unwrap().0.duration_since(resumed.status.unwrap().stages[0].targets[0].last_progress_time.clone().unwrap().0);
+    let took = done.completion_time.unwrap().0.duration_since(
+        resumed.status.unwrap().stages[0].targets[0].last_progress_time.clone().unwrap().0,
+    );
     assert!(took.as_secs() >= 5, "a whole deadline again after the pause: {took}");
     assert!(done.message.contains("no progress for 6 s"), "{}", done.message);
     shop.assert_untouched("web", &before).await.unwrap();
@@ -141,9 +164,7 @@ async fn several_targets_move_in_step_and_are_taken_back_together_over_stages() 
     let a = shop.deploy("a", 4, json!({})).await.unwrap();
     let b = shop.deploy("b", 4, json!({})).await.unwrap();
     let c = shop.deploy("c", 4, json!({})).await.unwrap();
-    let target = |name: &str, to: &str| {
-        json!({"kind": "Deployment", "name": name, "images": [{"container": "web", "from": "web:v1", "to": to}]})
-    };
+    let target = |name: &str, to: &str| json!({"kind": "Deployment", "name": name, "images": [{"container": "web", "from": "web:v1", "to": to}]});
     let stages = json!({"stages": [
         {"name": "first", "workloads": {"strategy": canary(&["50", "100"]), "targets": [target("a", "web:v2"), target("b", "web:v2")]}},
         {"name": "second", "workloads": {"strategy": canary(&["50", "100"]), "targets": [target("c", "web:v2-crash-loop")]}},
@@ -190,7 +211,9 @@ async fn every_transition_is_an_event_and_the_ledger_follows() {
     let ledgers: Api<UpgradeLedger> = Api::namespaced(shop.client.clone(), &shop.namespace);
     let says = |image: &'static str| {
         move |l: Option<&UpgradeLedger>| {
-            l.is_some_and(|l| l.spec.entries.iter().any(|e| e.images.iter().any(|i| i.image == image)))
+            l.is_some_and(|l| {
+                l.spec.entries.iter().any(|e| e.images.iter().any(|i| i.image == image))
+            })
         }
     };
     wait_for(ledgers.clone(), LEDGER_NAME, says("web:v1"), PATIENCE).await.unwrap();
@@ -208,7 +231,15 @@ async fn every_transition_is_an_event_and_the_ledger_follows() {
     })
     .await
     .unwrap();
-    for reason in ["Progressing", "Patched", "WeightReached", "Paused", "PauseEnded", "StageCompleted", "Completed"] {
+    for reason in [
+        "Progressing",
+        "Patched",
+        "WeightReached",
+        "Paused",
+        "PauseEnded",
+        "StageCompleted",
+        "Completed",
+    ] {
         assert!(reasons.iter().any(|r| r == reason), "{reason} is missing of {reasons:?}");
     }
 }

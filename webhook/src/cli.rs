@@ -16,12 +16,7 @@ const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/name
 #[command(version, about)]
 pub struct Cli {
     /// Address of the admission server (HTTPS).
-    #[arg(
-        long,
-        env = "UPGRADE_LISTEN",
-        default_value = "0.0.0.0:8443",
-        value_name = "IP:PORT"
-    )]
+    #[arg(long, env = "UPGRADE_LISTEN", default_value = "0.0.0.0:8443", value_name = "IP:PORT")]
     pub listen: SocketAddr,
 
     /// Address of /healthz, /readyz and /metrics (HTTP).
@@ -48,28 +43,15 @@ pub struct Cli {
 
     /// Further name or IP address for the serving certificate, besides those of the Service;
     /// repeatable.
-    #[arg(
-        long = "san",
-        env = "UPGRADE_SANS",
-        value_delimiter = ',',
-        value_name = "NAME"
-    )]
+    #[arg(long = "san", env = "UPGRADE_SANS", value_delimiter = ',', value_name = "NAME")]
     pub sans: Vec<String>,
 
     /// Name of our ValidatingWebhookConfiguration.
-    #[arg(
-        long,
-        env = "UPGRADE_VALIDATING_WEBHOOK_NAME",
-        default_value = "kubectl-upgrade"
-    )]
+    #[arg(long, env = "UPGRADE_VALIDATING_WEBHOOK_NAME", default_value = "kubectl-upgrade")]
     pub validating_webhook_name: String,
 
     /// Name of our MutatingWebhookConfiguration.
-    #[arg(
-        long,
-        env = "UPGRADE_MUTATING_WEBHOOK_NAME",
-        default_value = "kubectl-upgrade"
-    )]
+    #[arg(long, env = "UPGRADE_MUTATING_WEBHOOK_NAME", default_value = "kubectl-upgrade")]
     pub mutating_webhook_name: String,
 
     /// Format of the log on standard error; RUST_LOG chooses what is in it.
@@ -102,13 +84,11 @@ impl LogFormat {
     /// Starts logging to standard error.
     pub fn start(self) {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr);
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self {
-            Self::Text => log
-                .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-                .init(),
+            Self::Text => {
+                log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+            }
             Self::Json => log.json().flatten_event(true).init(),
         }
     }
@@ -118,22 +98,13 @@ impl Cli {
     /// Our own namespace.
     pub fn namespace(&self) -> String {
         let mounted = || std::fs::read_to_string(NAMESPACE_FILE).ok();
-        let named = self
-            .namespace
-            .clone()
-            .or_else(mounted)
-            .map(|n| n.trim().to_owned());
-        named
-            .filter(|n| !n.is_empty())
-            .unwrap_or_else(|| SYSTEM_NAMESPACE.to_owned())
+        let named = self.namespace.clone().or_else(mounted).map(|n| n.trim().to_owned());
+        named.filter(|n| !n.is_empty()).unwrap_or_else(|| SYSTEM_NAMESPACE.to_owned())
     }
 
     /// A client for the API server the flags name.
     pub async fn client(&self) -> Result<Client> {
-        let options = KubeConfigOptions {
-            context: self.context.clone(),
-            ..Default::default()
-        };
+        let options = KubeConfigOptions { context: self.context.clone(), ..Default::default() };
         let mut config = match &self.kubeconfig {
             Some(path) => {
                 let file = Kubeconfig::read_from(path)
@@ -150,10 +121,7 @@ impl Cli {
             )?,
         };
         if config.cluster_url.scheme_str() != Some("https") {
-            bail!(
-                "the API server's address must be https, not {}",
-                config.cluster_url
-            );
+            bail!("the API server's address must be https, not {}", config.cluster_url);
         }
         // Every caller has a deadline or a backoff of its own; 15 silent tries would outlast both.
         config.default_retry = false;
@@ -169,15 +137,8 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         Cli::command().debug_assert();
-        let cli = Cli::parse_from([
-            "w",
-            "--san",
-            "127.0.0.1",
-            "--san",
-            "host",
-            "--namespace",
-            "ours",
-        ]);
+        let cli =
+            Cli::parse_from(["w", "--san", "127.0.0.1", "--san", "host", "--namespace", "ours"]);
         assert_eq!((cli.sans.len(), cli.namespace().as_str()), (2, "ours"));
         assert!(Cli::try_parse_from(["w", "--no-controller", "--no-admission"]).is_err());
     }

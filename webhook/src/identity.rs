@@ -22,10 +22,7 @@ pub async fn find(client: &Client, stop: &CancellationToken) -> Option<Own> {
     loop {
         match ask(client).await {
             Ok(username) => {
-                return Some(Own {
-                    username,
-                    instance: instance(),
-                });
+                return Some(Own { username, instance: instance() });
             }
             Err(error) => tracing::warn!(
                 error,

@@ -61,7 +61,9 @@ async fn run(cli: Cli) -> Result<()> {
     let probes = metrics::bind(cli.metrics_listen).await?;
     tasks.spawn(metrics::serve(probes, Arc::clone(&metrics), gone.clone()));
 
-    let Some(own) = identity::find(&client, &stop).await else { return Ok(()) };
+    let Some(own) = identity::find(&client, &stop).await else {
+        return Ok(());
+    };
     tracing::info!(username = own.username, instance = own.instance, "authenticated");
     let snapshots =
         snapshot::start(&mut tasks, client.clone(), &own.username, &metrics, gone.clone());

@@ -67,11 +67,7 @@ impl Metrics {
         let admission = Family::default();
         let duration = Family::new_with_constructor(buckets as fn() -> Histogram);
         let (snapshot_age, certificate_expiry) = (Gauge::default(), Gauge::default());
-        registry.register(
-            "admission_requests",
-            "Admission requests answered",
-            admission.clone(),
-        );
+        registry.register("admission_requests", "Admission requests answered", admission.clone());
         registry.register(
             "admission_duration_seconds",
             "Time from a request's last byte to its answer",
@@ -111,17 +107,8 @@ impl Metrics {
         kind: &'static str,
         seconds: f64,
     ) {
-        self.admission
-            .get_or_create(&AdmissionLabels {
-                path,
-                verdict,
-                reason,
-                kind,
-            })
-            .inc();
-        self.duration
-            .get_or_create(&PathLabel { path })
-            .observe(seconds);
+        self.admission.get_or_create(&AdmissionLabels { path, verdict, reason, kind }).inc();
+        self.duration.get_or_create(&PathLabel { path }).observe(seconds);
     }
 
     /// The API server was heard from just now.
@@ -159,25 +146,12 @@ impl Metrics {
             return Vec::new();
         }
         let checks = [
-            (
-                on(&self.synced),
-                "namespaces, policies, ledgers and Upgrades are not all listed yet",
-            ),
+            (on(&self.synced), "namespaces, policies, ledgers and Upgrades are not all listed yet"),
             (on(&self.tls), "there is no serving certificate yet"),
-            (
-                on(&self.injected),
-                "our webhook configurations do not carry our CA yet",
-            ),
-            (
-                self.age() <= STALE_SECONDS,
-                "the API server has not been heard from for a minute",
-            ),
+            (on(&self.injected), "our webhook configurations do not carry our CA yet"),
+            (self.age() <= STALE_SECONDS, "the API server has not been heard from for a minute"),
         ];
-        checks
-            .into_iter()
-            .filter(|(fine, _)| !fine)
-            .map(|(_, what)| what)
-            .collect()
+        checks.into_iter().filter(|(fine, _)| !fine).map(|(_, what)| what).collect()
     }
 
     fn encode(&self) -> Result<String, std::fmt::Error> {
@@ -194,9 +168,8 @@ fn now() -> i64 {
 
 /// Binds the port for probes and metrics.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("--metrics-listen {address}"))?;
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("--metrics-listen {address}"))?;
     tracing::info!(address = %listener.local_addr()?, "probes and metrics");
     Ok(listener)
 }

@@ -94,12 +94,7 @@ enum Source {
 }
 
 impl Source {
-    const ALL: [Self; 4] = [
-        Self::Namespaces,
-        Self::Policies,
-        Self::Upgrades,
-        Self::Ledgers,
-    ];
+    const ALL: [Self; 4] = [Self::Namespaces, Self::Policies, Self::Upgrades, Self::Ledgers];
 
     fn resource(self) -> &'static str {
         match self {
@@ -184,10 +179,8 @@ impl Follower {
                 progress.listed = true;
                 let listed = progress.listing.take().unwrap_or_default();
                 let known = std::mem::replace(&mut progress.known, listed);
-                let gone: Vec<_> = known
-                    .difference(&self.sources[source as usize].known)
-                    .cloned()
-                    .collect();
+                let gone: Vec<_> =
+                    known.difference(&self.sources[source as usize].known).cloned().collect();
                 for key in gone {
                     self.remove(source, &key);
                 }
@@ -241,19 +234,15 @@ fn stream(source: Source, client: &Client) -> BoxStream<'static, Item> {
             watcher(Api::<PartialObjectMeta<Namespace>>::all(client), all()),
             Object::Namespace,
         ),
-        Source::Policies => tagged(
-            source,
-            watcher(Api::<UpgradePolicy>::all(client), all()),
-            Object::Policy,
-        ),
+        Source::Policies => {
+            tagged(source, watcher(Api::<UpgradePolicy>::all(client), all()), Object::Policy)
+        }
         Source::Upgrades => tagged(source, watcher(Api::<Upgrade>::all(client), all()), |u| {
             Object::Upgrade(Box::new(u))
         }),
-        Source::Ledgers => tagged(
-            source,
-            watcher(Api::<UpgradeLedger>::all(client), all()),
-            Object::Ledger,
-        ),
+        Source::Ledgers => {
+            tagged(source, watcher(Api::<UpgradeLedger>::all(client), all()), Object::Ledger)
+        }
     }
 }
 
@@ -269,10 +258,7 @@ fn tagged<K: Send + 'static>(
         Event::Apply(o) => Event::Apply(wrap(o)),
         Event::Delete(o) => Event::Delete(wrap(o)),
     };
-    events
-        .default_backoff()
-        .map(move |event| (source, event.map(wrapped)))
-        .boxed()
+    events.default_backoff().map(move |event| (source, event.map(wrapped))).boxed()
 }
 
 fn complain(source: Source, error: &watcher::Error) {
@@ -289,11 +275,7 @@ fn complain(source: Source, error: &watcher::Error) {
              (kubectl apply -f manifests/crds)"
         ),
         Some(s) if s.is_forbidden() => {
-            tracing::warn!(
-                resource,
-                "our service account may not watch this: {}",
-                s.message
-            );
+            tracing::warn!(resource, "our service account may not watch this: {}", s.message);
         }
         _ => tracing::warn!(resource, error = %error, "a watch failed, trying again"),
     }
@@ -335,14 +317,8 @@ mod tests {
     }
 
     fn namespace(name: &str) -> Object {
-        let metadata = ObjectMeta {
-            name: Some(name.into()),
-            ..ObjectMeta::default()
-        };
-        Object::Namespace(PartialObjectMeta {
-            metadata,
-            ..Default::default()
-        })
+        let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
+        Object::Namespace(PartialObjectMeta { metadata, ..Default::default() })
     }
 
     fn list(follower: &mut Follower, source: Source, objects: Vec<Object>) {
@@ -357,11 +333,7 @@ mod tests {
     #[test]
     fn synced_is_every_store_and_a_new_list_forgets_what_is_gone() {
         let (mut follower, handle) = follower();
-        list(
-            &mut follower,
-            Source::Namespaces,
-            vec![namespace("a"), namespace("b")],
-        );
+        list(&mut follower, Source::Namespaces, vec![namespace("a"), namespace("b")]);
         for source in [Source::Policies, Source::Upgrades] {
             list(&mut follower, source, Vec::new());
             assert!(!handle.load().synced());
@@ -391,9 +363,7 @@ mod tests {
         let arrives = async { list(&mut follower, Source::Namespaces, vec![namespace("a")]) };
         let (snapshot, ()) = tokio::join!(wanted, arrives);
         assert!(snapshot.namespace("a").is_some());
-        let late = handle
-            .load_when(Duration::from_millis(5), |s| s.namespace("z").is_some())
-            .await;
+        let late = handle.load_when(Duration::from_millis(5), |s| s.namespace("z").is_some()).await;
         assert!(late.namespace("z").is_none());
     }
 }

@@ -24,7 +24,11 @@ fn crds_in_manifests_are_those_of_the_types() {
             std::fs::write(&path, &text).expect("manifests/crds can be written");
         }
         let found = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(found == text, "{} is out of date: UPDATE_GENERATED=1 cargo test -p upgrade-webhook --test crds", path.display());
+        assert!(
+            found == text,
+            "{} is out of date: UPDATE_GENERATED=1 cargo test -p upgrade-webhook --test crds",
+            path.display()
+        );
     }
     let mut present: Vec<_> = std::fs::read_dir(&directory)
         .expect("manifests/crds")

@@ -37,12 +37,7 @@ pub struct Connection {
     #[arg(short, long, global = true, value_name = "URL")]
     pub server: Option<String>,
     /// User to impersonate
-    #[arg(
-        long = "as",
-        global = true,
-        value_name = "USER",
-        hide_short_help = true
-    )]
+    #[arg(long = "as", global = true, value_name = "USER", hide_short_help = true)]
     pub as_user: Option<String>,
     /// Group to impersonate; may be repeated
     #[arg(long, global = true, value_name = "GROUP", hide_short_help = true)]

@@ -24,23 +24,15 @@ pub async fn approve(
     let found = found?;
     let plan_hash = agreed_hash(&found)?;
     if let Some(seen) = args.plan_hash.as_ref().filter(|h| **h != plan_hash) {
-        let text = format!(
-            "--plan-hash: the plan of Upgrade {} is {plan_hash}, not {seen}",
-            base.name
-        );
+        let text =
+            format!("--plan-hash: the plan of Upgrade {} is {plan_hash}, not {seen}", base.name);
         return Err(Refusal::new("OtherPlan", text).into());
     }
     can_approve(&found, me.as_deref())?;
     if matches!(base.output.output, None | Some(Format::Wide)) {
         printer.note(&summary(&found, &plan_hash))?;
     }
-    confirm(
-        printer,
-        args.yes,
-        base.dry_run,
-        "Approve exactly this?",
-        "approve",
-    )?;
+    confirm(printer, args.yes, base.dry_run, "Approve exactly this?", "approve")?;
     let approval = object(&found, plan_hash, Decision::Approved, args.reason.clone());
     let word = format!("approved{}", count(&found));
     decide(session, printer, base, &found, (&approval, &word, "")).await
@@ -58,17 +50,11 @@ pub async fn reject(
     let plan_hash = agreed_hash(&found)?;
     let phase = status(&found).phase;
     if phase.is_terminal() {
-        let text = format!(
-            "Upgrade {} is {phase}: there is nothing left to reject",
-            base.name
-        );
+        let text = format!("Upgrade {} is {phase}: there is nothing left to reject", base.name);
         return Err(Refusal::new("WrongPhase", text).into());
     }
     if phase.is_in_flight() {
-        let text = format!(
-            "Upgrade {} is {phase} already: a rejection comes too late",
-            base.name
-        );
+        let text = format!("Upgrade {} is {phase} already: a rejection comes too late", base.name);
         return Err(Refusal::new("WrongPhase", text)
             .hint(format!(
                 "take it back: kubectl upgrade abort {} -n {}",
@@ -79,22 +65,10 @@ pub async fn reject(
     if matches!(base.output.output, None | Some(Format::Wide)) {
         printer.note(&summary(&found, &plan_hash))?;
     }
-    confirm(
-        printer,
-        args.yes,
-        base.dry_run,
-        "Reject it? That is final.",
-        "reject",
-    )?;
+    confirm(printer, args.yes, base.dry_run, "Reject it? That is final.", "reject")?;
     let approval = object(&found, plan_hash, Decision::Rejected, Some(reason));
-    decide(
-        session,
-        printer,
-        base,
-        &found,
-        (&approval, "rejected", "it ends; nothing was touched"),
-    )
-    .await
+    decide(session, printer, base, &found, (&approval, "rejected", "it ends; nothing was touched"))
+        .await
 }
 
 async fn decide(
@@ -145,10 +119,7 @@ fn agreed_hash(upgrade: &Upgrade) -> Result<String, Refusal> {
 fn can_approve(upgrade: &Upgrade, me: Option<&str>) -> Result<(), Refusal> {
     let (name, status) = (upgrade.name_any(), status(upgrade));
     if !matches!(status.phase, Phase::AwaitingApproval | Phase::Pending) {
-        let text = format!(
-            "Upgrade {name} is {}: it does not wait for approval",
-            status.phase
-        );
+        let text = format!("Upgrade {name} is {}: it does not wait for approval", status.phase);
         return Err(Refusal::new("WrongPhase", text));
     }
     let approved = status.approvals.map(|a| a.approved_by).unwrap_or_default();
@@ -237,33 +208,20 @@ fn summary(upgrade: &Upgrade, plan_hash: &str) -> String {
         let _ = writeln!(text, "Reason:       {reason}");
     }
     for (index, stage) in upgrade.spec.stages.iter().enumerate() {
-        let strategy = describe::strategy(upgrade, index)
-            .map(describe::strategy_text)
-            .unwrap_or_default();
+        let strategy =
+            describe::strategy(upgrade, index).map(describe::strategy_text).unwrap_or_default();
         let _ = writeln!(text, "Stage {}:      {}, {strategy}", index + 1, stage.name);
     }
     let rollback = upgrade.spec.auto_rollback.clone().unwrap_or_default();
     let _ = writeln!(
         text,
         "On failure:   {}{}",
-        if rollback.on_failure.health_check_failure {
-            "taken back"
-        } else {
-            "stands still"
-        },
-        rollback
-            .on_timeout
-            .map(|t| format!("; at the latest after {t}"))
-            .unwrap_or_default()
+        if rollback.on_failure.health_check_failure { "taken back" } else { "stands still" },
+        rollback.on_timeout.map(|t| format!("; at the latest after {t}")).unwrap_or_default()
     );
     let _ = write!(text, "Plan:         {plan_hash}\n\n");
     let mut table = Table::new(&["COMPONENT", "CONTAINER", "CURRENT", "TARGET", "IMAGE"]);
-    for workloads in upgrade
-        .spec
-        .stages
-        .iter()
-        .filter_map(|s| s.workloads.as_ref())
-    {
+    for workloads in upgrade.spec.stages.iter().filter_map(|s| s.workloads.as_ref()) {
         for target in &workloads.targets {
             for change in &target.images {
                 table.row([

@@ -30,9 +30,7 @@ pub async fn run(
     if let Subject::Workload(wanted) = subject {
         found.retain(|u| {
             let stages = u.spec.stages.iter().filter_map(|s| s.workloads.as_ref());
-            stages
-                .flat_map(|w| &w.targets)
-                .any(|t| t.kind == wanted.kind && t.name == wanted.name)
+            stages.flat_map(|w| &w.targets).any(|t| t.kind == wanted.kind && t.name == wanted.name)
         });
     }
     found.sort_by_key(|u| (u.creation_timestamp().map(|t| t.0), u.name_any()));
@@ -55,10 +53,7 @@ fn many(
             }
         }
         None | Some(Format::Wide) if found.is_empty() => {
-            printer.note(&format!(
-                "no Upgrade of it in namespace {}",
-                session.namespace
-            ))?;
+            printer.note(&format!("no Upgrade of it in namespace {}", session.namespace))?;
         }
         None | Some(Format::Wide) => {
             let mut table = Table::new(&[
@@ -86,11 +81,9 @@ fn row(upgrade: &Upgrade) -> [String; 9] {
     let started = status.start_time.as_ref().map(|t| t.0);
     let ended = status.completion_time.as_ref().map(|t| t.0);
     let took = match (started, ended) {
-        (Some(start), end) => describe::span(
-            end.unwrap_or_else(Timestamp::now)
-                .duration_since(start)
-                .as_secs(),
-        ),
+        (Some(start), end) => {
+            describe::span(end.unwrap_or_else(Timestamp::now).duration_since(start).as_secs())
+        }
         _ => String::new(),
     };
     [
@@ -99,10 +92,7 @@ fn row(upgrade: &Upgrade) -> [String; 9] {
         upgrade.spec.to.clone().unwrap_or_default(),
         status.phase.to_string(),
         requester(upgrade).unwrap_or_default(),
-        status
-            .approvals
-            .map(|a| a.approved_by.join(","))
-            .unwrap_or_default(),
+        status.approvals.map(|a| a.approved_by.join(",")).unwrap_or_default(),
         started.map(stamp).unwrap_or_default(),
         took,
         status
@@ -156,22 +146,10 @@ fn happened(upgrade: &Upgrade, decisions: &[UpgradeApproval]) -> Vec<Happened> {
     let mut all: Vec<(Timestamp, Happened)> = Vec::new();
     let mut add = |time: Option<Timestamp>, what: &str, who: String, why: String| {
         if let Some(time) = time {
-            all.push((
-                time,
-                Happened {
-                    time: stamp(time),
-                    what: what.to_owned(),
-                    who,
-                    why,
-                },
-            ));
+            all.push((time, Happened { time: stamp(time), what: what.to_owned(), who, why }));
         }
     };
-    let reason = upgrade
-        .annotations()
-        .get(REASON_ANNOTATION)
-        .cloned()
-        .unwrap_or_default();
+    let reason = upgrade.annotations().get(REASON_ANNOTATION).cloned().unwrap_or_default();
     add(
         upgrade.creation_timestamp().map(|t| t.0),
         "Requested",
@@ -182,20 +160,10 @@ fn happened(upgrade: &Upgrade, decisions: &[UpgradeApproval]) -> Vec<Happened> {
         let (time, what, who, why) = word_of(decision);
         add(time, what, who, why);
     }
-    let attempt = if status.attempt > 0 {
-        format!("attempt {}", status.attempt + 1)
-    } else {
-        String::new()
-    };
-    add(
-        status.start_time.as_ref().map(|t| t.0),
-        "Started",
-        String::new(),
-        attempt,
-    );
-    let said = decisions
-        .iter()
-        .any(|d| d.spec.decision == Decision::Rejected);
+    let attempt =
+        if status.attempt > 0 { format!("attempt {}", status.attempt + 1) } else { String::new() };
+    add(status.start_time.as_ref().map(|t| t.0), "Started", String::new(), attempt);
+    let said = decisions.iter().any(|d| d.spec.decision == Decision::Rejected);
     if status.phase != Phase::Rejected || !said {
         add(
             status.completion_time.as_ref().map(|t| t.0),
@@ -214,12 +182,7 @@ fn word_of(decision: &UpgradeApproval) -> (Option<Timestamp>, &'static str, Stri
         Decision::Approved => "Approved",
         Decision::Rejected => "Rejected",
     };
-    let who = decision
-        .spec
-        .approver
-        .as_ref()
-        .map(|i| i.username.clone())
-        .unwrap_or_default();
+    let who = decision.spec.approver.as_ref().map(|i| i.username.clone()).unwrap_or_default();
     let why = decision.spec.reason.clone().unwrap_or_default();
     (decision.creation_timestamp().map(|t| t.0), what, who, why)
 }

@@ -49,24 +49,18 @@ pub async fn run(
 ) -> anyhow::Result<Exit> {
     let dry = args.dry_run == DryRun::Server;
     let served = kinds(session).await?;
-    let (first, rest): (Vec<Item>, Vec<Item>) = wanted
-        .into_iter()
-        .partition(|i| i.is_crd() || i.id.kind == "Namespace");
+    let (first, rest): (Vec<Item>, Vec<Item>) =
+        wanted.into_iter().partition(|i| i.is_crd() || i.id.kind == "Namespace");
     // A server dry run keeps no namespace, so what would go into it cannot be tried on a bare cluster.
     for item in &first {
         apply(session, printer, args, &served, item).await?;
     }
     if !dry {
         let crds = first.iter().filter(|i| i.is_crd());
-        tokio::time::timeout(limit, established(session, crds))
-            .await
-            .map_err(|_| {
-                let text = format!("the CRDs are not served after {}s", limit.as_secs());
-                Refusal {
-                    exit: Exit::TimedOut,
-                    ..Refusal::new("TimedOut", text)
-                }
-            })??;
+        tokio::time::timeout(limit, established(session, crds)).await.map_err(|_| {
+            let text = format!("the CRDs are not served after {}s", limit.as_secs());
+            Refusal { exit: Exit::TimedOut, ..Refusal::new("TimedOut", text) }
+        })??;
     }
     for item in &rest {
         match apply(session, printer, args, &served, item).await {
@@ -92,14 +86,9 @@ async fn established(session: &Session, crds: impl Iterator<Item = &Item>) -> Re
     let api: Api<CustomResourceDefinition> = Api::all(session.watcher.clone());
     for item in crds {
         let name = &item.id.name;
-        await_condition(api.clone(), name, conditions::is_crd_established())
-            .await
-            .map_err(|e| {
-                Refusal::new(
-                    "NotEstablished",
-                    format!("CRD {name} does not become served: {e}"),
-                )
-            })?;
+        await_condition(api.clone(), name, conditions::is_crd_established()).await.map_err(
+            |e| Refusal::new("NotEstablished", format!("CRD {name} does not become served: {e}")),
+        )?;
     }
     Ok(())
 }
@@ -125,11 +114,7 @@ async fn apply(
         Some(before) if before == meaning(after) => "unchanged",
         Some(_) => "configured",
     };
-    let dry = if params.dry_run {
-        " (server dry run)"
-    } else {
-        ""
-    };
+    let dry = if params.dry_run { " (server dry run)" } else { "" };
     let said = match args.output.output {
         Some(Format::Json) => {
             json!({"object": item.reference(), "reason": word, "dryRun": params.dry_run})
@@ -138,9 +123,7 @@ async fn apply(
         Some(Format::Name) => item.reference(),
         _ => format!("{} {word}{dry}", item.reference()),
     };
-    printer
-        .data(&said)
-        .map_err(|e| Refusal::new("OutputFailed", e.to_string()))
+    printer.data(&said).map_err(|e| Refusal::new("OutputFailed", e.to_string()))
 }
 
 /// An object without its bookkeeping; a dry run keeps the resourceVersion, so that says nothing.

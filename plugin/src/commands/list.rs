@@ -16,23 +16,14 @@ pub async fn run(
     printer: &mut Printer,
     args: &ListArgs,
 ) -> anyhow::Result<Exit> {
-    let api: Api<Upgrade> = if args.all_namespaces {
-        Api::all(session.client.clone())
-    } else {
-        upgrades(session)
-    };
+    let api: Api<Upgrade> =
+        if args.all_namespaces { Api::all(session.client.clone()) } else { upgrades(session) };
     let mut by = ListParams::default();
     if let Some(selector) = &args.selector {
         by = by.labels(selector);
     }
     let mut found = list(session, &api, &by).await?;
-    found.sort_by_key(|u| {
-        (
-            u.namespace(),
-            u.creation_timestamp().map(|t| t.0),
-            u.name_any(),
-        )
-    });
+    found.sort_by_key(|u| (u.namespace(), u.creation_timestamp().map(|t| t.0), u.name_any()));
     match args.output.output {
         Some(format @ (Format::Json | Format::Yaml)) => {
             printer.document(format, &documents(&found)?)?;
@@ -60,9 +51,7 @@ pub async fn run(
 }
 
 fn table(found: &[Upgrade], namespaces: bool, wide: bool) -> Table {
-    let mut headings = vec![
-        "NAME", "CURRENT", "TARGET", "PHASE", "STAGE", "WEIGHT", "AGE",
-    ];
+    let mut headings = vec!["NAME", "CURRENT", "TARGET", "PHASE", "STAGE", "WEIGHT", "AGE"];
     if namespaces {
         headings.insert(0, "NAMESPACE");
     }
@@ -75,14 +64,8 @@ fn table(found: &[Upgrade], namespaces: bool, wide: bool) -> Table {
         let status = status(one);
         let mut cells = vec![
             one.name_any(),
-            status
-                .current_version
-                .or(one.spec.from.clone())
-                .unwrap_or_default(),
-            status
-                .target_version
-                .or(one.spec.to.clone())
-                .unwrap_or_default(),
+            status.current_version.or(one.spec.from.clone()).unwrap_or_default(),
+            status.target_version.or(one.spec.to.clone()).unwrap_or_default(),
             status.phase.to_string(),
             status.stage.unwrap_or_default().replace(' ', ":"),
             status.canary_weight.to_string(),

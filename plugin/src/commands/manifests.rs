@@ -65,29 +65,18 @@ pub fn wanted(webhook_url: Option<&str>) -> Result<Vec<Item>, Refusal> {
     }
     // kustomize reads these; the API server does not.
     documents.retain(|d| {
-        let version = d
-            .get("apiVersion")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let version = d.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
         !version.starts_with("kustomize.config.k8s.io/")
     });
     let objects = flatten(documents).map_err(|e| Refusal::new("InternalError", e.to_string()))?;
     if objects.is_empty() {
-        return Err(Refusal::new(
-            "InternalError",
-            "this build of the plugin embeds no manifests",
-        ));
+        return Err(Refusal::new("InternalError", "this build of the plugin embeds no manifests"));
     }
-    let mut items: Vec<Item> = objects
-        .into_iter()
-        .map(|(id, object)| Item { id, object })
-        .collect();
+    let mut items: Vec<Item> =
+        objects.into_iter().map(|(id, object)| Item { id, object }).collect();
     if let Some(url) = webhook_url {
         items.retain(|i| {
-            !matches!(
-                i.id.kind.as_str(),
-                "Deployment" | "Service" | "PodDisruptionBudget"
-            )
+            !matches!(i.id.kind.as_str(), "Deployment" | "Service" | "PodDisruptionBudget")
         });
         for item in items.iter_mut().filter(|i| i.is_webhook()) {
             point_to(&mut item.object, url);
@@ -115,14 +104,8 @@ fn point_to(object: &mut Value, url: &str) {
     let Some(Value::Array(webhooks)) = object.get_mut("webhooks") else {
         return;
     };
-    for config in webhooks
-        .iter_mut()
-        .filter_map(|w| w.get_mut("clientConfig"))
-    {
-        let path = config
-            .pointer("/service/path")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+    for config in webhooks.iter_mut().filter_map(|w| w.get_mut("clientConfig")) {
+        let path = config.pointer("/service/path").and_then(Value::as_str).unwrap_or_default();
         let address = format!("{}{path}", url.trim_end_matches('/'));
         if let Some(map) = config.as_object_mut() {
             map.remove("service");
@@ -169,10 +152,7 @@ fn scoped(
 /// What the cluster serves.
 pub async fn kinds(session: &Session) -> Result<Discovery, Refusal> {
     let discovery = Discovery::new(session.client.clone());
-    discovery
-        .run_aggregated()
-        .await
-        .map_err(|e| explain(session, &e))
+    discovery.run_aggregated().await.map_err(|e| explain(session, &e))
 }
 
 #[cfg(test)]
@@ -211,11 +191,8 @@ mod tests {
         let Ok(items) = wanted(None) else { return };
         assert_eq!(items.first().map(|i| i.id.kind.as_str()), Some("Namespace"));
         assert!(items.last().is_some_and(Item::is_webhook));
-        let crds: Vec<&str> = items
-            .iter()
-            .filter(|i| i.is_crd())
-            .map(|i| i.id.name.as_str())
-            .collect();
+        let crds: Vec<&str> =
+            items.iter().filter(|i| i.is_crd()).map(|i| i.id.name.as_str()).collect();
         for crd in upgrade_core::api::crds() {
             let name = crd.metadata.name.unwrap_or_default();
             assert!(crds.contains(&name.as_str()), "{name} is not embedded");

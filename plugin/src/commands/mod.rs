@@ -68,11 +68,7 @@ pub async fn run(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
         Command::Install(_) | Command::Uninstall(_) => administer(cli, printer).await,
         Command::Completion(args) => completion::run(printer, args),
         Command::Version(args) => {
-            let session: Option<Session> = if args.client {
-                None
-            } else {
-                session().await.ok()
-            };
+            let session: Option<Session> = if args.client { None } else { session().await.ok() };
             version::run(session.as_ref(), printer, args).await
         }
     }
@@ -87,14 +83,7 @@ async fn administer(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
             if args.dry_run == crate::cli::DryRun::Client {
                 return install::show(printer, args, &wanted);
             }
-            install::run(
-                &connect(&cli.connection).await?,
-                printer,
-                args,
-                wanted,
-                limit,
-            )
-            .await
+            install::run(&connect(&cli.connection).await?, printer, args, wanted, limit).await
         }
         Command::Uninstall(args) => {
             uninstall::run(&connect(&cli.connection).await?, printer, args).await

@@ -43,11 +43,8 @@ pub async fn run(
     } else {
         announce(printer, start, &prepared)?;
         let created = create(&session, &upgrade, start.dry_run).await?;
-        let word = if start.dry_run == DryRun::Server {
-            "created (server dry run)"
-        } else {
-            "created"
-        };
+        let word =
+            if start.dry_run == DryRun::Server { "created (server dry run)" } else { "created" };
         said(printer, start, &created, word)?;
         if start.dry_run == DryRun::Server {
             return Ok(Exit::Done);
@@ -79,10 +76,8 @@ fn next(name: &str, namespace: &str) -> String {
 
 fn object(prepared: &Prepared, start: &Start) -> Upgrade {
     let plan = &prepared.plan;
-    let annotations = start
-        .reason
-        .clone()
-        .map(|r| BTreeMap::from([(REASON_ANNOTATION.to_owned(), r)]));
+    let annotations =
+        start.reason.clone().map(|r| BTreeMap::from([(REASON_ANNOTATION.to_owned(), r)]));
     Upgrade {
         metadata: ObjectMeta {
             name: Some(plan.name.clone()),

@@ -30,10 +30,9 @@ pub async fn run(
         let names: Vec<String> = found.iter().map(ResourceExt::name_any).collect();
         let text = match names.len() {
             0 => format!("no Upgrade is under way in namespace {}", session.namespace),
-            n => format!(
-                "{n} Upgrades are under way: name the one to follow: {}",
-                names.join(", ")
-            ),
+            n => {
+                format!("{n} Upgrades are under way: name the one to follow: {}", names.join(", "))
+            }
         };
         return Err(Refusal::usage(text).into());
     };
@@ -82,12 +81,8 @@ fn show(
                     session.namespace
                 ))?;
             }
-            let view = View {
-                marks: printer.marks,
-                width: Printer::width(),
-                now: Timestamp::now(),
-                me,
-            };
+            let view =
+                View { marks: printer.marks, width: Printer::width(), now: Timestamp::now(), me };
             let texts: Vec<String> = found.iter().map(|one| render(one, &view)).collect();
             printer.data(&texts.join("\n"))?;
         }

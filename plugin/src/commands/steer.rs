@@ -52,11 +52,9 @@ pub async fn run(
                 let after = patch(session, &args.name, &body, args.dry_run).await?;
                 (after, format!("{word} (server dry run)"), left)
             }
-            DryRun::None => (
-                patch(session, &args.name, &body, args.dry_run).await?,
-                word.to_owned(),
-                left,
-            ),
+            DryRun::None => {
+                (patch(session, &args.name, &body, args.dry_run).await?, word.to_owned(), left)
+            }
         },
     };
     said(printer, args.output.output, &after, &word, &left)?;
@@ -131,11 +129,7 @@ fn pause(upgrade: &Upgrade) -> Result<Order, Refusal> {
             "it stands still where it is, and what runs goes on serving; `resume` goes on from here"
         }
     };
-    Ok(Order::Patch(
-        json!({"spec": {"paused": true}}),
-        "paused",
-        left.to_owned(),
-    ))
+    Ok(Order::Patch(json!({"spec": {"paused": true}}), "paused", left.to_owned()))
 }
 
 fn resume(upgrade: &Upgrade) -> Result<Order, Refusal> {
@@ -144,11 +138,7 @@ fn resume(upgrade: &Upgrade) -> Result<Order, Refusal> {
             Phase::AwaitingApproval => "it still waits for approval",
             _ => "",
         };
-        return Ok(Order::Patch(
-            json!({"spec": {"paused": null}}),
-            "resumed",
-            left.to_owned(),
-        ));
+        return Ok(Order::Patch(json!({"spec": {"paused": null}}), "resumed", left.to_owned()));
     }
     if resting(upgrade).is_some() {
         return Err(senseless(
@@ -165,10 +155,7 @@ fn resume(upgrade: &Upgrade) -> Result<Order, Refusal> {
 fn promote(upgrade: &Upgrade, full: bool) -> Result<Order, Refusal> {
     let status = status(upgrade);
     if upgrade.spec.paused && status.phase.is_in_flight() {
-        return Err(senseless(
-            upgrade,
-            "all of it is paused; `resume` comes first",
-        ));
+        return Err(senseless(upgrade, "all of it is paused; `resume` comes first"));
     }
     let left = match (resting(upgrade), status.phase, full) {
         (Some(_), _, true) | (None, Phase::Progressing, true) => {
@@ -182,10 +169,7 @@ fn promote(upgrade: &Upgrade, full: bool) -> Result<Order, Refusal> {
             return Err(senseless(upgrade, what));
         }
         (None, Phase::AwaitingApproval, _) => {
-            return Err(senseless(
-                upgrade,
-                "it has not begun; it needs approval, not promotion",
-            ));
+            return Err(senseless(upgrade, "it has not begun; it needs approval, not promotion"));
         }
         (None, _, _) => return Err(senseless(upgrade, "it does not rest at a pause step")),
     };
@@ -199,20 +183,13 @@ fn promote(upgrade: &Upgrade, full: bool) -> Result<Order, Refusal> {
     if full && let Some(map) = order.as_object_mut() {
         map.insert("full".to_owned(), true.into());
     }
-    Ok(Order::Patch(
-        json!({"spec": {"control": {"promote": order}}}),
-        "promoted",
-        left.to_owned(),
-    ))
+    Ok(Order::Patch(json!({"spec": {"control": {"promote": order}}}), "promoted", left.to_owned()))
 }
 
 fn abort(upgrade: &Upgrade) -> Result<Order, Refusal> {
     let phase = status(upgrade).phase;
     if phase.is_terminal() {
-        return Err(senseless(
-            upgrade,
-            "it has ended, so there is nothing to take back",
-        ));
+        return Err(senseless(upgrade, "it has ended, so there is nothing to take back"));
     }
     if upgrade.spec.control.as_ref().is_some_and(|c| c.abort) {
         return Ok(Order::Already("aborted already"));
@@ -222,11 +199,7 @@ fn abort(upgrade: &Upgrade) -> Result<Order, Refusal> {
     } else {
         "nothing was touched yet, and nothing will be"
     };
-    Ok(Order::Patch(
-        json!({"spec": {"control": {"abort": true}}}),
-        "aborted",
-        left.to_owned(),
-    ))
+    Ok(Order::Patch(json!({"spec": {"control": {"abort": true}}}), "aborted", left.to_owned()))
 }
 
 fn retry(upgrade: &Upgrade) -> Result<Order, Refusal> {
@@ -234,10 +207,7 @@ fn retry(upgrade: &Upgrade) -> Result<Order, Refusal> {
     match status.phase {
         Phase::Degraded | Phase::RolledBack | Phase::Aborted | Phase::Failed => {}
         Phase::Rejected => {
-            return Err(senseless(
-                upgrade,
-                "a rejection is final; make another Upgrade",
-            ));
+            return Err(senseless(upgrade, "a rejection is final; make another Upgrade"));
         }
         _ => {
             return Err(senseless(
@@ -312,10 +282,7 @@ mod tests {
         assert_eq!(refusal.hints, ["kubectl upgrade promote web-v2 -n shop"]);
         let held = upgrade("Paused", 1, json!({"paused": true}));
         assert_eq!(body(Verb::Resume, &held), json!({"spec": {"paused": null}}));
-        assert_eq!(
-            body(Verb::Resume, &upgrade("Progressing", 0, json!({}))),
-            json!("not paused")
-        );
+        assert_eq!(body(Verb::Resume, &upgrade("Progressing", 0, json!({}))), json!("not paused"));
     }
 
     #[test]
@@ -332,14 +299,8 @@ mod tests {
 
     #[test]
     fn retry_counts_up_and_takes_the_abort_back() {
-        let got = body(
-            Verb::Retry,
-            &upgrade("RolledBack", 0, json!({"control": {"abort": true}})),
-        );
-        assert_eq!(
-            got,
-            json!({"spec": {"control": {"abort": null, "retry": 3}}})
-        );
+        let got = body(Verb::Retry, &upgrade("RolledBack", 0, json!({"control": {"abort": true}})));
+        assert_eq!(got, json!({"spec": {"control": {"abort": null, "retry": 3}}}));
         assert!(order(Verb::Retry, &upgrade("Progressing", 0, json!({}))).is_err());
     }
 }

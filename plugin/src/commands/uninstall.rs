@@ -68,12 +68,7 @@ fn nothing_in_flight(
         .iter()
         .filter(|u| status(u).phase.is_in_flight())
         .map(|u| {
-            format!(
-                "{}/{} ({})",
-                u.namespace().unwrap_or_default(),
-                u.name_any(),
-                status(u).phase
-            )
+            format!("{}/{} ({})", u.namespace().unwrap_or_default(), u.name_any(), status(u).phase)
         })
         .collect();
     if flying.is_empty() {
@@ -109,15 +104,8 @@ async fn remove(
         DryRun::Server => " (server dry run)",
     };
     let word = if args.dry_run == DryRun::Client {
-        let found = api
-            .get_metadata_opt(&item.id.name)
-            .await
-            .map_err(|e| explain(session, &e))?;
-        if found.is_some() {
-            "deleted"
-        } else {
-            "not there"
-        }
+        let found = api.get_metadata_opt(&item.id.name).await.map_err(|e| explain(session, &e))?;
+        if found.is_some() { "deleted" } else { "not there" }
     } else {
         let mut params = DeleteParams::background();
         params.dry_run = args.dry_run == DryRun::Server;
@@ -135,9 +123,7 @@ async fn remove(
         Some(Format::Name) => item.reference(),
         _ => format!("{} {word}{dry}", item.reference()),
     };
-    printer
-        .data(&said)
-        .map_err(|e| Refusal::new("OutputFailed", e.to_string()))
+    printer.data(&said).map_err(|e| Refusal::new("OutputFailed", e.to_string()))
 }
 
 /// A CRD is gone only after its last object; until then an `install` would find half of it.
@@ -149,18 +135,12 @@ async fn gone(session: &Session, crds: impl Iterator<Item = &Item>) -> Result<()
         match tokio::time::timeout(PATIENCE, await_condition(api.clone(), name, absent)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                return Err(Refusal::new(
-                    "RequestFailed",
-                    format!("CRD {name}: {error}"),
-                ));
+                return Err(Refusal::new("RequestFailed", format!("CRD {name}: {error}")));
             }
             Err(_) => {
                 let text =
                     format!("CRD {name} is being deleted, but some of its objects still hold it");
-                let refusal = Refusal {
-                    exit: Exit::TimedOut,
-                    ..Refusal::new("TimedOut", text)
-                };
+                let refusal = Refusal { exit: Exit::TimedOut, ..Refusal::new("TimedOut", text) };
                 return Err(refusal.hint("look for finalizers: kubectl get upgrades -A -o yaml"));
             }
         }
@@ -171,19 +151,10 @@ async fn gone(session: &Session, crds: impl Iterator<Item = &Item>) -> Result<()
 /// Nobody is left who would take a finalizer off, and a CRD goes only after its objects.
 async fn let_go(session: &Session, upgrades: &[Upgrade]) -> Result<(), Refusal> {
     for upgrade in upgrades.iter().filter(|u| !u.finalizers().is_empty()) {
-        let api: Api<Upgrade> = Api::namespaced(
-            session.client.clone(),
-            &upgrade.namespace().unwrap_or_default(),
-        );
+        let api: Api<Upgrade> =
+            Api::namespaced(session.client.clone(), &upgrade.namespace().unwrap_or_default());
         let body = json!({"metadata": {"finalizers": null}});
-        match api
-            .patch(
-                &upgrade.name_any(),
-                &PatchParams::default(),
-                &Patch::Merge(&body),
-            )
-            .await
-        {
+        match api.patch(&upgrade.name_any(), &PatchParams::default(), &Patch::Merge(&body)).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(error) => return Err(explain(session, &error)),

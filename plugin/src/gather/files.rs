@@ -49,9 +49,7 @@ fn cannot_read(shown: &str, error: &std::io::Error) -> Refusal {
 
 fn slurp(from: impl Read, shown: &str) -> Result<String, Refusal> {
     let mut text = String::new();
-    from.take(MAX_BYTES + 1)
-        .read_to_string(&mut text)
-        .map_err(|e| cannot_read(shown, &e))?;
+    from.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|e| cannot_read(shown, &e))?;
     if text.len() as u64 > MAX_BYTES {
         return Err(Refusal::new(
             "BadManifest",
@@ -72,15 +70,9 @@ fn files(source: &Path, recursive: bool) -> Result<Vec<PathBuf>, Refusal> {
     walk(source, recursive, &mut found)?;
     found.sort();
     if found.is_empty() {
-        let refusal = Refusal::new(
-            "BadManifest",
-            format!("-f {shown}: no .yaml, .yml or .json file in it"),
-        );
-        return Err(if recursive {
-            refusal
-        } else {
-            refusal.hint("-R descends into directories")
-        });
+        let refusal =
+            Refusal::new("BadManifest", format!("-f {shown}: no .yaml, .yml or .json file in it"));
+        return Err(if recursive { refusal } else { refusal.hint("-R descends into directories") });
     }
     Ok(found)
 }
@@ -92,9 +84,7 @@ fn walk(directory: &Path, recursive: bool, found: &mut Vec<PathBuf>) -> Result<(
         // A link is followed to a file but not to a directory: that could lead in a circle.
         let is_dir = entry.file_type().map_err(fail)?.is_dir();
         let path = entry.path();
-        let manifest = path
-            .extension()
-            .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        let manifest = path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
         if is_dir && recursive {
             walk(&path, recursive, found)?;
         } else if !is_dir && manifest && path.is_file() {
@@ -109,9 +99,7 @@ pub fn parse(text: &str, shown: &str) -> Result<Vec<Value>, Refusal> {
     let bad = |why: String| Refusal::new("BadManifest", format!("-f {shown}: {why}"));
     if text.trim_start().starts_with('{') {
         let stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
-        return stream
-            .collect::<Result<_, _>>()
-            .map_err(|e| bad(e.to_string()));
+        return stream.collect::<Result<_, _>>().map_err(|e| bad(e.to_string()));
     }
     let mut options = serde_saphyr::Options::default();
     // kubectl reads `0644` as YAML 1.1 does.
@@ -145,11 +133,7 @@ mod tests {
     #[test]
     fn a_bad_document_names_the_file_and_the_place() {
         let refusal = parse("a: [1\nb: 2\n", "web.yaml").expect_err("bad");
-        assert!(
-            refusal.message.starts_with("-f web.yaml: "),
-            "{}",
-            refusal.message
-        );
+        assert!(refusal.message.starts_with("-f web.yaml: "), "{}", refusal.message);
         assert!(refusal.message.contains("line"), "{}", refusal.message);
         let refusal = parse("{\"a\": }", "web.json").expect_err("bad");
         assert!(refusal.message.contains("line 1"), "{}", refusal.message);

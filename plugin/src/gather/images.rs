@@ -34,11 +34,7 @@ fn running(live: &Deployment) -> Vec<Running> {
 }
 
 fn workload(live: Deployment, images: Vec<ImageChange>) -> Workload {
-    Workload {
-        live,
-        images,
-        autoscaler: Autoscaler::None,
-    }
+    Workload { live, images, autoscaler: Autoscaler::None }
 }
 
 fn change(container: &Running, to: String) -> Option<ImageChange> {
@@ -77,10 +73,7 @@ pub async fn by_container(
     }
     if let Some(unused) = wanted.iter().find(|c| !used.contains(&c.name)) {
         let all: Vec<Running> = workloads.iter().flat_map(|w| running(&w.live)).collect();
-        let first = workloads
-            .first()
-            .map(|w| w.live.clone())
-            .unwrap_or_default();
+        let first = workloads.first().map(|w| w.live.clone()).unwrap_or_default();
         return Err(no_such_container(&first, Some(unused), &all));
     }
     Ok(workloads)
@@ -133,20 +126,12 @@ pub async fn by_tag(
 /// The one tag that a container of every workload has.
 fn common_tag(all: &[(Deployment, Vec<Running>)]) -> Option<String> {
     let tags = |running: &[Running]| -> BTreeSet<String> {
-        running
-            .iter()
-            .filter(|c| !c.init)
-            .filter_map(|c| tag_of(&c.image))
-            .collect()
+        running.iter().filter(|c| !c.init).filter_map(|c| tag_of(&c.image)).collect()
     };
     let mut sets = all.iter().map(|(_, r)| tags(r));
     let first = sets.next()?;
     let mut common = sets.fold(first, |a, b| a.intersection(&b).cloned().collect());
-    if common.len() == 1 {
-        common.pop_first()
-    } else {
-        None
-    }
+    if common.len() == 1 { common.pop_first() } else { None }
 }
 
 fn tag_of(image: &str) -> Option<String> {
@@ -171,10 +156,7 @@ fn carriers<'a>(
         let same = |c: &&Running| !c.init || (tag.is_some() && tag_of(&c.image) == tag);
         return Ok(running.iter().filter(same).collect());
     }
-    let listed: Vec<String> = main
-        .iter()
-        .map(|c| format!("{}={}", c.name, c.image))
-        .collect();
+    let listed: Vec<String> = main.iter().map(|c| format!("{}={}", c.name, c.image)).collect();
     let first = main.first().map_or("CONTAINER", |c| c.name.as_str());
     Err(Refusal::new(
         "AmbiguousContainer",
@@ -192,10 +174,8 @@ fn carriers<'a>(
 fn retag(image: &str, tag: &str) -> String {
     let bare = image.split('@').next().unwrap_or(image);
     let name_start = bare.rfind('/').map_or(0, |i| i + 1);
-    let end = bare
-        .get(name_start..)
-        .and_then(|n| n.find(':'))
-        .map_or(bare.len(), |i| name_start + i);
+    let end =
+        bare.get(name_start..).and_then(|n| n.find(':')).map_or(bare.len(), |i| name_start + i);
     format!("{}:{tag}", bare.get(..end).unwrap_or(bare))
 }
 
@@ -205,10 +185,7 @@ mod tests {
     use serde_json::json;
 
     fn pair(name: &str, containers: &[(&str, &str)]) -> (Deployment, Vec<Running>) {
-        let list: Vec<_> = containers
-            .iter()
-            .map(|(n, i)| json!({"name": n, "image": i}))
-            .collect();
+        let list: Vec<_> = containers.iter().map(|(n, i)| json!({"name": n, "image": i})).collect();
         let live: Deployment = serde_json::from_value(json!({"metadata": {"name": name},
             "spec": {"selector": {}, "template": {"spec": {"containers": list}}}}))
         .expect("a Deployment");
@@ -221,11 +198,7 @@ mod tests {
         let mut names = Vec::new();
         for (live, running) in all {
             let picked = carriers(live, running, common.as_deref()).map_err(|e| e.message)?;
-            names.extend(
-                picked
-                    .iter()
-                    .map(|c| format!("{}/{}", live.name_any(), c.name)),
-            );
+            names.extend(picked.iter().map(|c| format!("{}/{}", live.name_any(), c.name)));
         }
         Ok(names)
     }
@@ -246,22 +219,13 @@ mod tests {
     fn the_tag_is_given_to_the_containers_that_carry_the_version() {
         let web = || pair("web", &[("web", "r/web:v1"), ("proxy", "envoy:1.30")]);
         let api = || pair("api", &[("api", "r/api:v1")]);
-        assert_eq!(
-            chosen(&[web(), api()]).expect("clear"),
-            ["web/web", "api/api"]
-        );
+        assert_eq!(chosen(&[web(), api()]).expect("clear"), ["web/web", "api/api"]);
         assert_eq!(chosen(&[api()]).expect("clear"), ["api/api"]);
         let odd = pair("odd", &[("odd", "r/odd:7")]);
-        assert_eq!(
-            chosen(&[odd, api()]).expect("clear"),
-            ["odd/odd", "api/api"]
-        );
+        assert_eq!(chosen(&[odd, api()]).expect("clear"), ["odd/odd", "api/api"]);
         let both = pair("both", &[("a", "r/a:v1"), ("b", "r/b:v1")]);
         assert_eq!(chosen(&[both]).expect("clear"), ["both/a", "both/b"]);
         let refused = chosen(&[web()]).expect_err("ambiguous");
-        assert!(
-            refused.contains("web=r/web:v1, proxy=envoy:1.30"),
-            "{refused}"
-        );
+        assert!(refused.contains("web=r/web:v1, proxy=envoy:1.30"), "{refused}");
     }
 }

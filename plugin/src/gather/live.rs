@@ -31,28 +31,19 @@ pub async fn deployments(
             }
         }
     };
-    stream::iter(references.to_vec())
-        .map(one)
-        .buffered(AT_ONCE)
-        .try_collect()
-        .await
+    stream::iter(references.to_vec()).map(one).buffered(AT_ONCE).try_collect().await
 }
 
 async fn missing(session: &Session, api: &Api<Deployment>, name: &str) -> Refusal {
     let place = &session.namespace;
-    let refusal = Refusal::new(
-        "NoSuchWorkload",
-        format!("no deploy/{name} in namespace {place}"),
-    );
+    let refusal = Refusal::new("NoSuchWorkload", format!("no deploy/{name} in namespace {place}"));
     let all = api.list_metadata(&ListParams::default().limit(500)).await;
-    let names: Vec<String> = all
-        .map(|l| l.items.iter().map(ResourceExt::name_any).collect())
-        .unwrap_or_default();
+    let names: Vec<String> =
+        all.map(|l| l.items.iter().map(ResourceExt::name_any).collect()).unwrap_or_default();
     match nearest(name, names.iter().map(String::as_str)) {
         Some(near) => refusal.hint(format!("did you mean deploy/{near}?")),
-        None => refusal.hint(format!(
-            "kubectl get deploy -n {place}; another namespace is given with -n"
-        )),
+        None => refusal
+            .hint(format!("kubectl get deploy -n {place}; another namespace is given with -n")),
     }
 }
 

@@ -40,10 +40,7 @@ pub async fn compare(
 ) -> Result<Found, Refusal> {
     choose_namespace(session, &objects);
     let discovery = Discovery::new(session.client.clone());
-    let kinds = discovery
-        .run_aggregated()
-        .await
-        .map_err(|e| explain(session, &e))?;
+    let kinds = discovery.run_aggregated().await.map_err(|e| explain(session, &e))?;
     let session = &*session;
     let look = |(id, target): (ObjectId, Value)| {
         let kind = resolve(&kinds, &id);
@@ -52,16 +49,9 @@ pub async fn compare(
             Ok::<_, Refusal>((id, target, live))
         }
     };
-    let all: Vec<(ObjectId, Value, Live)> = stream::iter(objects)
-        .map(look)
-        .buffered(AT_ONCE)
-        .try_collect()
-        .await?;
-    let mut found = Found {
-        workloads: Vec::new(),
-        unchanged: 0,
-        not_carried: Vec::new(),
-    };
+    let all: Vec<(ObjectId, Value, Live)> =
+        stream::iter(objects).map(look).buffered(AT_ONCE).try_collect().await?;
+    let mut found = Found { workloads: Vec::new(), unchanged: 0, not_carried: Vec::new() };
     for (id, target, live) in all {
         match live {
             Live::Unseen(why) => {
@@ -93,9 +83,7 @@ fn choose_namespace(session: &mut Session, objects: &[(ObjectId, Value)]) {
 fn resolve(kinds: &Discovery, id: &ObjectId) -> Option<(ApiResource, Scope)> {
     let (group, version) = id.group_version();
     let gvk = GroupVersionKind::gvk(group, version, &id.kind);
-    kinds
-        .resolve_gvk(&gvk)
-        .map(|(resource, capabilities)| (resource, capabilities.scope))
+    kinds.resolve_gvk(&gvk).map(|(resource, capabilities)| (resource, capabilities.scope))
 }
 
 async fn read(
@@ -129,9 +117,9 @@ async fn read(
             Ok(Live::Looked(Some(value)))
         }
         // Not being allowed to see a Role is no reason not to upgrade a Deployment.
-        Err(kube::Error::Api(status)) if status.is_forbidden() && !id.is_carried() => Ok(
-            Live::Unseen("you may not read it, so what would change is not known".to_owned()),
-        ),
+        Err(kube::Error::Api(status)) if status.is_forbidden() && !id.is_carried() => {
+            Ok(Live::Unseen("you may not read it, so what would change is not known".to_owned()))
+        }
         Err(error) => Err(explain(session, &error)),
     }
 }
@@ -169,6 +157,12 @@ fn sort_in(
         leave("differs", paths);
         return Ok(());
     }
+    // On their own line, for they are never in the way.
+    let (scale, other): (Vec<_>, Vec<_>) =
+        other.into_iter().partition(|d| d.path == "spec.replicas");
+    if !scale.is_empty() {
+        leave("is scaled otherwise, and stays so", scale);
+    }
     if !other.is_empty() {
         leave("differs in more than images", other);
     }
@@ -180,16 +174,11 @@ fn sort_in(
             "-f: {id} is in namespace {elsewhere}, but an Upgrade is for one namespace, here {}",
             session.namespace
         );
-        return Err(Refusal::new("OtherNamespace", message).hint(format!(
-            "make one Upgrade for each namespace: -n {elsewhere}"
-        )));
+        return Err(Refusal::new("OtherNamespace", message)
+            .hint(format!("make one Upgrade for each namespace: -n {elsewhere}")));
     }
     let live = serde_json::from_value(live.unwrap_or_default())
         .map_err(|e| Refusal::new("InternalError", format!("{id}: {e}")))?;
-    found.workloads.push(Workload {
-        live,
-        images,
-        autoscaler: Autoscaler::None,
-    });
+    found.workloads.push(Workload { live, images, autoscaler: Autoscaler::None });
     Ok(())
 }

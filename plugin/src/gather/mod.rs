@@ -43,10 +43,15 @@ pub struct NotCarried {
     pub differences: Vec<Difference>,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
+impl NotCarried {
+    /// Nothing but the number of replicas: autoscalers and people set that, and an upgrade leaves
+    /// it alone, so it is no reason to stop.
+    pub fn is_scale(&self) -> bool {
+        !self.differences.is_empty() && self.differences.iter().all(|d| d.path == "spec.replicas")
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_zero(n: &usize) -> bool {
     *n == 0
 }
@@ -54,35 +59,23 @@ fn is_zero(n: &usize) -> bool {
 /// Reads what runs and makes the plan. The session's namespace may come from the manifests.
 pub async fn prepare(session: &mut Session, intent: &Intent) -> anyhow::Result<Prepared> {
     let (workloads, unchanged, not_carried) = match &intent.change {
-        Change::Images { workloads, images } => (
-            images::by_container(session, workloads, images).await?,
-            0,
-            Vec::new(),
-        ),
-        Change::Tag { workloads, tag } => (
-            images::by_tag(session, workloads, tag).await?,
-            0,
-            Vec::new(),
-        ),
-        Change::Manifests {
-            sources,
-            recursive,
-            images_only,
-        } => {
+        Change::Images { workloads, images } => {
+            (images::by_container(session, workloads, images).await?, 0, Vec::new())
+        }
+        Change::Tag { workloads, tag } => {
+            (images::by_tag(session, workloads, tag).await?, 0, Vec::new())
+        }
+        Change::Manifests { sources, recursive, images_only } => {
             let objects = files::read(sources, *recursive)?;
             let found = manifests::compare(session, objects).await?;
-            if !images_only && !found.not_carried.is_empty() {
+            if !images_only && found.not_carried.iter().any(|n| !n.is_scale()) {
                 return Err(more_than_images(&found).into());
             }
             (found.workloads, found.unchanged, found.not_carried)
         }
     };
     let prepared = finish(session, intent, workloads).await?;
-    Ok(Prepared {
-        plan: prepared,
-        unchanged,
-        not_carried,
-    })
+    Ok(Prepared { plan: prepared, unchanged, not_carried })
 }
 
 async fn finish(
@@ -132,17 +125,13 @@ pub fn not_carried_lines(items: &[NotCarried]) -> Vec<String> {
         d.path.ends_with("labels[app.kubernetes.io/version]")
             || d.path.ends_with("labels[helm.sh/chart]")
     };
-    let (labels, rest): (Vec<_>, Vec<_>) = items
-        .iter()
-        .partition(|i| !i.differences.is_empty() && i.differences.iter().all(label));
+    let (labels, rest): (Vec<_>, Vec<_>) =
+        items.iter().partition(|i| !i.differences.is_empty() && i.differences.iter().all(label));
     let mut lines: Vec<String> = rest.into_iter().map(not_carried_line).collect();
     match labels.as_slice() {
         [] => {}
         [one] => lines.push(not_carried_line(one)),
-        many => lines.push(format!(
-            "{} objects: version and chart labels only",
-            many.len()
-        )),
+        many => lines.push(format!("{} objects: version and chart labels only", many.len())),
     }
     lines
 }
@@ -156,12 +145,7 @@ fn not_carried_line(item: &NotCarried) -> String {
         n if n <= SHOWN => format!("{}: {}: {}", item.object, item.why, paths.join(", ")),
         n => {
             let some = paths.get(..SHOWN).unwrap_or(&paths).join(", ");
-            format!(
-                "{}: {}: {some} and {} more",
-                item.object,
-                item.why,
-                n - SHOWN
-            )
+            format!("{}: {}: {some} and {} more", item.object, item.why, n - SHOWN)
         }
     }
 }

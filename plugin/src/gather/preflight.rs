@@ -32,22 +32,15 @@ pub fn rivals(plan: &Plan, existing: &[Upgrade]) -> Result<(), Refusal> {
             format!("deploy/{shared} is in Upgrade {name} already ({phase})"),
         );
         return Err(refusal
-            .hint(format!(
-                "see where it is: kubectl upgrade status {name} -n {place}"
-            ))
-            .hint(format!(
-                "or end it first: kubectl upgrade abort {name} -n {place}"
-            )));
+            .hint(format!("see where it is: kubectl upgrade status {name} -n {place}"))
+            .hint(format!("or end it first: kubectl upgrade abort {name} -n {place}")));
     }
     Ok(())
 }
 
 fn targets(spec: &upgrade_core::api::UpgradeSpec) -> Vec<&str> {
     let stages = spec.stages.iter().filter_map(|s| s.workloads.as_ref());
-    stages
-        .flat_map(|w| &w.targets)
-        .map(|t| t.name.as_str())
-        .collect()
+    stages.flat_map(|w| &w.targets).map(|t| t.name.as_str()).collect()
 }
 
 /// What to do about the name of the plan.
@@ -77,9 +70,7 @@ pub fn settle_name(plan: &mut Plan, given: bool, existing: &[Upgrade]) -> Result
             format!("Upgrade {name} exists in namespace {place} already ({phase})"),
         );
         let refusal = if same {
-            refusal.hint(format!(
-                "start it over: kubectl upgrade retry {name} -n {place}"
-            ))
+            refusal.hint(format!("start it over: kubectl upgrade retry {name} -n {place}"))
         } else {
             refusal
         };
@@ -92,10 +83,7 @@ pub fn settle_name(plan: &mut Plan, given: bool, existing: &[Upgrade]) -> Result
         let start: String = base.chars().take(room).collect();
         format!("{}{end}", start.trim_end_matches(['-', '.']))
     });
-    let free = free
-        .into_iter()
-        .find(|name| find(name).is_none())
-        .unwrap_or(base);
+    let free = free.into_iter().find(|name| find(name).is_none()).unwrap_or(base);
     build::rename(plan, free);
     Ok(Naming::Free)
 }
@@ -107,10 +95,7 @@ pub async fn governance(session: &Session, plan: &mut Plan) {
     let Ok(Some(namespace)) = api.get_opt(&plan.namespace).await else {
         return;
     };
-    let governed = namespace
-        .labels()
-        .get(GOVERNED_LABEL)
-        .is_some_and(|v| v != "false");
+    let governed = namespace.labels().get(GOVERNED_LABEL).is_some_and(|v| v != "false");
     if governed {
         return;
     }
@@ -119,12 +104,5 @@ pub async fn governance(session: &Session, plan: &mut Plan) {
          `kubectl label namespace {0} {GOVERNED_LABEL}=true` closes that",
         plan.namespace
     );
-    plan.notices.insert(
-        0,
-        Notice {
-            severity: Severity::Risk,
-            reason: "NotGoverned",
-            message,
-        },
-    );
+    plan.notices.insert(0, Notice { severity: Severity::Risk, reason: "NotGoverned", message });
 }

@@ -59,9 +59,7 @@ pub fn lower(args: &ChangeArgs) -> Result<Change, Refusal> {
     }
     for (given, flag) in [(args.recursive, "-R"), (args.images_only, "--images-only")] {
         if given {
-            return Err(Refusal::usage(format!(
-                "{flag} belongs to -f, which is not given"
-            )));
+            return Err(Refusal::usage(format!("{flag} belongs to -f, which is not given")));
         }
     }
     if args.workloads.is_empty() {
@@ -71,32 +69,20 @@ pub fn lower(args: &ChangeArgs) -> Result<Change, Refusal> {
         .hint("kubectl upgrade plan deploy/web --to v2")
         .hint("kubectl upgrade plan -f release.yaml"));
     }
-    let workloads = args
-        .workloads
-        .iter()
-        .map(|w| reference(w))
-        .collect::<Result<Vec<_>, _>>()?;
+    let workloads = args.workloads.iter().map(|w| reference(w)).collect::<Result<Vec<_>, _>>()?;
     let mut seen = BTreeSet::new();
     if let Some(twice) = workloads.iter().find(|w| !seen.insert(*w)) {
-        return Err(Refusal::usage(format!(
-            "deploy/{} is named twice",
-            twice.name
-        )));
+        return Err(Refusal::usage(format!("deploy/{} is named twice", twice.name)));
     }
     match &args.to {
-        Some(tag) => Ok(Change::Tag {
-            workloads,
-            tag: checked_tag(tag)?,
-        }),
+        Some(tag) => Ok(Change::Tag { workloads, tag: checked_tag(tag)? }),
         None => images(args, workloads),
     }
 }
 
 fn manifests(args: &ChangeArgs) -> Result<Change, Refusal> {
     if args.filenames.iter().filter(|f| *f == "-").count() > 1 {
-        return Err(Refusal::usage(
-            "-f - is given twice, but there is one standard input",
-        ));
+        return Err(Refusal::usage("-f - is given twice, but there is one standard input"));
     }
     Ok(Change::Manifests {
         sources: args.filenames.clone(),
@@ -115,25 +101,17 @@ fn images(args: &ChangeArgs, workloads: Vec<Reference>) -> Result<Change, Refusa
     }
     let mut images: Vec<Container> = Vec::new();
     for text in &args.images {
-        let Some((name, image)) = text
-            .split_once('=')
-            .filter(|(n, i)| !n.is_empty() && !i.is_empty())
+        let Some((name, image)) =
+            text.split_once('=').filter(|(n, i)| !n.is_empty() && !i.is_empty())
         else {
-            return Err(
-                Refusal::usage(format!("--image: `{text}` is not CONTAINER=IMAGE"))
-                    .hint("for instance --image web=registry.example/web:v2"),
-            );
+            return Err(Refusal::usage(format!("--image: `{text}` is not CONTAINER=IMAGE"))
+                .hint("for instance --image web=registry.example/web:v2"));
         };
         Image::parse(image).map_err(|e| Refusal::usage(format!("--image {name}: {e}")))?;
         if images.iter().any(|c| c.name == name) {
-            return Err(Refusal::usage(format!(
-                "--image: container `{name}` is given twice"
-            )));
+            return Err(Refusal::usage(format!("--image: container `{name}` is given twice")));
         }
-        images.push(Container {
-            name: name.to_owned(),
-            image: image.to_owned(),
-        });
+        images.push(Container { name: name.to_owned(), image: image.to_owned() });
     }
     Ok(Change::Images { workloads, images })
 }
@@ -154,40 +132,29 @@ fn checked_tag(tag: &str) -> Result<String, Refusal> {
 
 /// Reads `deploy/web`.
 pub fn reference(text: &str) -> Result<Reference, Refusal> {
-    let Some((kind, name)) = text
-        .split_once('/')
-        .filter(|(k, n)| !k.is_empty() && !n.is_empty())
+    let Some((kind, name)) = text.split_once('/').filter(|(k, n)| !k.is_empty() && !n.is_empty())
     else {
-        return Err(
-            Refusal::usage(format!("`{text}` is not TYPE/NAME")).hint(format!(
-                "for a Deployment write deploy/{}",
-                text.trim_matches('/')
-            )),
-        );
+        return Err(Refusal::usage(format!("`{text}` is not TYPE/NAME"))
+            .hint(format!("for a Deployment write deploy/{}", text.trim_matches('/'))));
     };
     let name_ok = name.len() <= 253
         && name
             .chars()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'));
     if !name_ok {
-        return Err(Refusal::usage(format!(
-            "`{text}`: `{name}` is not a valid object name"
-        )));
+        return Err(Refusal::usage(format!("`{text}`: `{name}` is not a valid object name")));
     }
     let base = kind.to_ascii_lowercase();
     match base.split('.').next().unwrap_or_default() {
-        "deploy" | "deployment" | "deployments" => Ok(Reference {
-            kind: WorkloadKind::Deployment,
-            name: name.to_owned(),
-        }),
+        "deploy" | "deployment" | "deployments" => {
+            Ok(Reference { kind: WorkloadKind::Deployment, name: name.to_owned() })
+        }
         "sts" | "statefulset" | "statefulsets" | "ds" | "daemonset" | "daemonsets" | "rs"
         | "replicaset" | "replicasets" | "cronjob" | "cronjobs" | "cj" | "job" | "jobs" | "pod"
         | "pods" | "po" => Err(Refusal::usage(format!(
             "`{text}`: this version upgrades Deployments only, no {kind}"
         ))),
-        _ => Err(
-            Refusal::usage(format!("`{text}`: `{kind}` is no kind of workload"))
-                .hint("Deployments are written deploy/NAME"),
-        ),
+        _ => Err(Refusal::usage(format!("`{text}`: `{kind}` is no kind of workload"))
+            .hint("Deployments are written deploy/NAME")),
     }
 }

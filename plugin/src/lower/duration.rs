@@ -20,10 +20,7 @@ pub fn duration(text: &str, flag: &str) -> Result<Span, Refusal> {
              30s, 5m or 1h30m"
         )));
     };
-    Ok(Span {
-        text: text.to_owned(),
-        limit: (!read.is_zero()).then_some(read),
-    })
+    Ok(Span { text: text.to_owned(), limit: (!read.is_zero()).then_some(read) })
 }
 
 /// Reads a duration; `None` if it is none.
@@ -39,9 +36,7 @@ pub fn parse(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
         let (number, tail) = rest.split_at(digits);
-        let letters = tail
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(tail.len());
+        let letters = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
         let number: u64 = number.parse().ok()?;
         let part = match unit {

@@ -64,9 +64,7 @@ pub fn intent(change: &ChangeArgs, args: &StrategyArgs) -> Result<Intent, Refusa
 /// Checks `start`.
 pub fn start(args: &StartArgs) -> Result<Start, Refusal> {
     if args.wait && args.dry_run != DryRun::None {
-        return Err(Refusal::usage(
-            "--wait has nothing to wait for with --dry-run",
-        ));
+        return Err(Refusal::usage("--wait has nothing to wait for with --dry-run"));
     }
     text(args.reason.as_deref(), "--reason")?;
     let timeout = duration(&args.timeout, "--timeout")?;
@@ -84,16 +82,12 @@ fn strategy(args: &StrategyArgs) -> Result<Strategy, Refusal> {
         (Some(StrategyName::Rolling), Some(_)) => Err(Refusal::usage(
             "--steps belongs to --strategy canary; the rolling strategy has no steps",
         )),
-        (Some(StrategyName::Rolling) | None, None) => Ok(Strategy {
-            rolling: Some(Rolling::default()),
-            canary: None,
-        }),
+        (Some(StrategyName::Rolling) | None, None) => {
+            Ok(Strategy { rolling: Some(Rolling::default()), canary: None })
+        }
         (_, text) => {
             let steps = steps(text.as_deref().unwrap_or(DEFAULT_STEPS))?;
-            Ok(Strategy {
-                rolling: None,
-                canary: Some(Canary { steps }),
-            })
+            Ok(Strategy { rolling: None, canary: Some(Canary { steps }) })
         }
     }
 }
@@ -102,18 +96,14 @@ fn auto_rollback(args: &StrategyArgs) -> Result<Option<AutoRollback>, Refusal> {
     if let Some(text) = &args.on_timeout
         && duration(text, "--on-timeout")?.limit.is_none()
     {
-        return Err(Refusal::usage(
-            "--on-timeout 0 would never end; leave the flag out instead",
-        ));
+        return Err(Refusal::usage("--on-timeout 0 would never end; leave the flag out instead"));
     }
     // Absent is the default of the API; what says nothing is not written into the plan.
     if args.on_timeout.is_none() && !args.no_auto_rollback {
         return Ok(None);
     }
     Ok(Some(AutoRollback {
-        on_failure: OnFailure {
-            health_check_failure: !args.no_auto_rollback,
-        },
+        on_failure: OnFailure { health_check_failure: !args.no_auto_rollback },
         on_timeout: args.on_timeout.clone(),
     }))
 }
@@ -122,14 +112,10 @@ fn auto_rollback(args: &StrategyArgs) -> Result<Option<AutoRollback>, Refusal> {
 pub fn upgrade_name(name: &str, what: &str) -> Result<(), Refusal> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
     let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    let parts_ok = name
-        .split('.')
-        .all(|p| edge(p.chars().next()) && edge(p.chars().last()));
+    let parts_ok = name.split('.').all(|p| edge(p.chars().next()) && edge(p.chars().last()));
     if name.contains('/') {
-        return Err(
-            Refusal::usage(format!("{what}: `{name}` is not the name of an Upgrade"))
-                .hint("`kubectl upgrade list` shows the names"),
-        );
+        return Err(Refusal::usage(format!("{what}: `{name}` is not the name of an Upgrade"))
+            .hint("`kubectl upgrade list` shows the names"));
     }
     if name.len() > 63 || !name.chars().all(inner) || !parts_ok {
         return Err(Refusal::usage(format!(
@@ -205,12 +191,7 @@ pub fn status(args: &StatusArgs) -> Result<Follow, Refusal> {
     if limit.is_some() && !wait && !args.watch {
         return Err(Refusal::usage("--timeout needs --wait, --for or -w"));
     }
-    Ok(Follow {
-        watch: args.watch,
-        wait,
-        phase,
-        limit,
-    })
+    Ok(Follow { watch: args.watch, wait, phase, limit })
 }
 
 /// Every phase, in the order in which an Upgrade goes through them.
@@ -230,16 +211,10 @@ const PHASES: [Phase; 11] = [
 
 fn phase(text: &str) -> Result<Phase, Refusal> {
     let name = text.strip_prefix("phase=").unwrap_or(text);
-    PHASES
-        .into_iter()
-        .find(|p| p.to_string().eq_ignore_ascii_case(name))
-        .ok_or_else(|| {
-            let all: Vec<String> = PHASES.iter().map(ToString::to_string).collect();
-            Refusal::usage(format!(
-                "--for: `{text}` is no phase; phases are {}",
-                all.join(", ")
-            ))
-        })
+    PHASES.into_iter().find(|p| p.to_string().eq_ignore_ascii_case(name)).ok_or_else(|| {
+        let all: Vec<String> = PHASES.iter().map(ToString::to_string).collect();
+        Refusal::usage(format!("--for: `{text}` is no phase; phases are {}", all.join(", ")))
+    })
 }
 
 /// What `history` is about.

@@ -26,35 +26,25 @@ pub fn steps(text: &str) -> Result<Vec<CanaryStep>, Refusal> {
                 }
                 // The API wants a unit; a bare number is seconds everywhere on this command line.
                 let unit = length.ends_with(|c: char| c.is_ascii_digit());
-                pause(Some(if unit {
-                    format!("{length}s")
-                } else {
-                    length.to_owned()
-                }))
+                pause(Some(if unit { format!("{length}s") } else { length.to_owned() }))
             }
             _ => weight(word, &mut last).map_err(bad)?,
         };
         steps.push(step);
     }
     if steps.len() > MAX {
-        return Err(bad(format!(
-            "{} steps are more than the {MAX} that fit",
-            steps.len()
-        )));
+        return Err(bad(format!("{} steps are more than the {MAX} that fit", steps.len())));
     }
     if steps.first().is_some_and(|s| s.pause.is_some()) {
         return Err(bad(
-            "the first step is a pause: nothing has moved that could be looked at".into(),
+            "the first step is a pause: nothing has moved that could be looked at".into()
         ));
     }
     Ok(steps)
 }
 
 fn pause(duration: Option<String>) -> CanaryStep {
-    CanaryStep {
-        set_weight: None,
-        pause: Some(Pause { duration }),
-    }
+    CanaryStep { set_weight: None, pause: Some(Pause { duration }) }
 }
 
 fn weight(word: &str, last: &mut i32) -> Result<CanaryStep, String> {
@@ -72,8 +62,5 @@ fn weight(word: &str, last: &mut i32) -> Result<CanaryStep, String> {
         ));
     }
     *last = weight;
-    Ok(CanaryStep {
-        set_weight: Some(weight),
-        pause: None,
-    })
+    Ok(CanaryStep { set_weight: Some(weight), pause: None })
 }

@@ -62,16 +62,8 @@ fn bad_steps_name_the_flag_and_the_step() {
         ("1.5", "`1.5` is neither"),
     ] {
         let refusal = steps(text).expect_err(text);
-        assert!(
-            refusal.message.contains(part),
-            "{text}: {}",
-            refusal.message
-        );
-        assert!(
-            refusal.message.starts_with("--steps"),
-            "{text}: {}",
-            refusal.message
-        );
+        assert!(refusal.message.contains(part), "{text}: {}", refusal.message);
+        assert!(refusal.message.starts_with("--steps"), "{text}: {}", refusal.message);
     }
     assert!(steps(&vec!["1"; 51].join(",")).is_err());
 }
@@ -88,36 +80,18 @@ fn what_is_to_change_is_checked_before_any_request() {
         ("deploy/web", "what should they run?"),
         ("deploy/web deploy/web --to v2", "deploy/web is named twice"),
         ("deploy/web --image web", "`web` is not CONTAINER=IMAGE"),
-        (
-            "deploy/web --image web=UPPER:v1:2",
-            "--image web: `UPPER:v1:2` is not an image",
-        ),
-        (
-            "deploy/web --image a=r/a:1 --image a=r/a:2",
-            "container `a` is given twice",
-        ),
+        ("deploy/web --image web=UPPER:v1:2", "--image web: `UPPER:v1:2` is not an image"),
+        ("deploy/web --image a=r/a:1 --image a=r/a:2", "container `a` is given twice"),
         ("deploy/web --to a/b", "--to: `a/b` is not an image tag"),
         (
             "deploy/web --to v2 --strategy rolling --steps 10",
             "--steps belongs to --strategy canary",
         ),
-        (
-            "deploy/web --to v2 --on-timeout soon",
-            "--on-timeout: `soon` is not a duration",
-        ),
-        (
-            "deploy/web --to v2 --on-timeout 0",
-            "--on-timeout 0 would never end",
-        ),
-        (
-            "deploy/web --to v2 --name Web_1",
-            "--name: `Web_1` is not a valid name",
-        ),
+        ("deploy/web --to v2 --on-timeout soon", "--on-timeout: `soon` is not a duration"),
+        ("deploy/web --to v2 --on-timeout 0", "--on-timeout 0 would never end"),
+        ("deploy/web --to v2 --name Web_1", "--name: `Web_1` is not a valid name"),
         ("deploy/web -R --to v2", "-R belongs to -f"),
-        (
-            "deploy/web --images-only --to v2",
-            "--images-only belongs to -f",
-        ),
+        ("deploy/web --images-only --to v2", "--images-only belongs to -f"),
         ("-f - -f -", "-f - is given twice"),
     ] {
         let message = refused(&format!("{base} {line}"));
@@ -128,22 +102,10 @@ fn what_is_to_change_is_checked_before_any_request() {
 
 #[test]
 fn the_strategy_follows_from_the_flags() {
-    let canary = |line: &str| {
-        lowered(line)
-            .expect("valid")
-            .strategy
-            .canary
-            .map(|c| c.steps.len())
-    };
+    let canary = |line: &str| lowered(line).expect("valid").strategy.canary.map(|c| c.steps.len());
     assert_eq!(canary("kubectl-upgrade plan deploy/web --to v2"), None);
-    assert_eq!(
-        canary("kubectl-upgrade plan deploy/web --to v2 --strategy canary"),
-        Some(5)
-    );
-    assert_eq!(
-        canary("kubectl-upgrade plan deploy/web --to v2 --steps 20"),
-        Some(1)
-    );
+    assert_eq!(canary("kubectl-upgrade plan deploy/web --to v2 --strategy canary"), Some(5));
+    assert_eq!(canary("kubectl-upgrade plan deploy/web --to v2 --steps 20"), Some(1));
     let rollback = |line: &str| lowered(line).expect("valid").auto_rollback;
     assert_eq!(rollback("kubectl-upgrade start deploy/web --to v2"), None);
     let set =
@@ -169,13 +131,9 @@ fn waiting_is_checked() {
 #[test]
 fn durations_are_those_of_the_api() {
     let read = |t: &str| duration::parse(t).map(|d| d.as_millis());
-    for (text, ms) in [
-        ("30s", 30_000),
-        ("1h30m", 5_400_000),
-        ("250ms", 250),
-        ("7", 7_000),
-        ("0", 0),
-    ] {
+    for (text, ms) in
+        [("30s", 30_000), ("1h30m", 5_400_000), ("250ms", 250), ("7", 7_000), ("0", 0)]
+    {
         assert_eq!(read(text), Some(ms), "{text}");
     }
     for text in ["", "s", "5x", "-1s", "1.5h", "5m3", "m5"] {

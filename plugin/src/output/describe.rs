@@ -27,10 +27,7 @@ pub fn span(seconds: i64) -> String {
 
 /// How long ago.
 pub fn age(since: Option<Timestamp>, now: Timestamp) -> String {
-    since.map_or_else(
-        || "<unknown>".to_owned(),
-        |t| span(now.duration_since(t).as_secs()),
-    )
+    since.map_or_else(|| "<unknown>".to_owned(), |t| span(now.duration_since(t).as_secs()))
 }
 
 /// Age of an object.
@@ -42,50 +39,27 @@ pub fn object_age(upgrade: &Upgrade, now: Timestamp) -> String {
 pub fn until(upgrade: &Upgrade, now: Timestamp) -> Option<String> {
     let at = upgrade.status.as_ref()?.next_transition_time.as_ref()?.0;
     let left = at.duration_since(now).as_secs();
-    let local = at
-        .to_zoned(jiff::tz::TimeZone::system())
-        .round(Unit::Second)
-        .ok()?;
+    let local = at.to_zoned(jiff::tz::TimeZone::system()).round(Unit::Second).ok()?;
     let shown = local.strftime("%H:%M:%S %Z");
-    Some(if left > 0 {
-        format!("{shown} (in {})", span(left))
-    } else {
-        format!("{shown} (now)")
-    })
+    Some(if left > 0 { format!("{shown} (in {})", span(left)) } else { format!("{shown} (now)") })
 }
 
 /// The steps of the strategy of the stage it is in.
 pub fn steps(upgrade: &Upgrade) -> &[CanaryStep] {
     let index = usize::try_from(status(upgrade).current_stage_index).unwrap_or(0);
-    strategy(upgrade, index)
-        .and_then(|s| s.canary.as_ref())
-        .map_or(&[], |c| c.steps.as_slice())
+    strategy(upgrade, index).and_then(|s| s.canary.as_ref()).map_or(&[], |c| c.steps.as_slice())
 }
 
 /// The strategy of a stage.
 pub fn strategy(upgrade: &Upgrade, stage: usize) -> Option<&Strategy> {
-    upgrade
-        .spec
-        .stages
-        .get(stage)?
-        .workloads
-        .as_ref()
-        .map(|w| &w.strategy)
+    upgrade.spec.stages.get(stage)?.workloads.as_ref().map(|w| &w.strategy)
 }
 
 /// The strategy in a few words: `canary 10, pause, 50, pause 5m, 100`.
 pub fn strategy_text(strategy: &Strategy) -> String {
     match &strategy.canary {
         Some(canary) => {
-            format!(
-                "canary {}",
-                canary
-                    .steps
-                    .iter()
-                    .map(step_text)
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            )
+            format!("canary {}", canary.steps.iter().map(step_text).collect::<Vec<_>>().join(", "))
         }
         None => "rolling".to_owned(),
     }
@@ -111,11 +85,7 @@ pub fn resting(upgrade: &Upgrade) -> Option<Rest> {
     }
     let index = usize::try_from(status.current_step_index).ok()?;
     let pause = steps(upgrade).get(index)?.pause.as_ref()?;
-    Some(if pause.duration.is_some() {
-        Rest::Timed
-    } else {
-        Rest::UntilPromoted
-    })
+    Some(if pause.duration.is_some() { Rest::Timed } else { Rest::UntilPromoted })
 }
 
 /// How a pause step ends.
@@ -136,9 +106,8 @@ pub fn approval_count(upgrade: &Upgrade) -> Option<String> {
 /// Why it is where it is.
 pub fn why(upgrade: &Upgrade, now: Timestamp) -> Option<String> {
     let Some(status) = &upgrade.status else {
-        let old = upgrade
-            .creation_timestamp()
-            .is_some_and(|t| now.duration_since(t.0).as_secs() > 15);
+        let old =
+            upgrade.creation_timestamp().is_some_and(|t| now.duration_since(t.0).as_secs() > 15);
         return Some(if old {
             "no controller has looked at it: is it running? `kubectl get deploy -n \
              kubectl-upgrade-system`"
@@ -159,11 +128,7 @@ pub fn next(upgrade: &Upgrade, me: Option<&str>) -> Option<String> {
     match status(upgrade).phase {
         Phase::AwaitingApproval => {
             let mine = me.is_some() && requester(upgrade).as_deref() == me;
-            let note = if mine {
-                "   (you cannot: you are the requester)"
-            } else {
-                ""
-            };
+            let note = if mine { "   (you cannot: you are the requester)" } else { "" };
             Some(line("approve", note))
         }
         Phase::Paused if upgrade.spec.paused => Some(line("resume", "")),
@@ -177,8 +142,7 @@ pub fn next(upgrade: &Upgrade, me: Option<&str>) -> Option<String> {
 
 /// The plan hash, short enough for a line.
 pub fn short_hash(hash: &str) -> String {
-    hash.get(..19)
-        .map_or_else(|| hash.to_owned(), |h| format!("{h}…"))
+    hash.get(..19).map_or_else(|| hash.to_owned(), |h| format!("{h}…"))
 }
 
 /// The hash that the status names, else the one computed here.

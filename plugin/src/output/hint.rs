@@ -41,28 +41,17 @@ pub struct Refusal {
 impl Refusal {
     /// An error.
     pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            reason,
-            message: message.into(),
-            hints: Vec::new(),
-            exit: Exit::Failed,
-        }
+        Self { reason, message: message.into(), hints: Vec::new(), exit: Exit::Failed }
     }
 
     /// Something is wrong with the command line.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self {
-            exit: Exit::Usage,
-            ..Self::new("BadUsage", message)
-        }
+        Self { exit: Exit::Usage, ..Self::new("BadUsage", message) }
     }
 
     /// Something or somebody holds it.
     pub fn blocked(reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            exit: Exit::Blocked,
-            ..Self::new(reason, message)
-        }
+        Self { exit: Exit::Blocked, ..Self::new(reason, message) }
     }
 
     /// Adds what would help.
@@ -136,21 +125,11 @@ mod tests {
     #[test]
     fn a_near_miss_is_found_and_a_stranger_is_not() {
         assert_eq!(nearest("wbe", ["web", "api"]), Some("web"));
-        assert_eq!(
-            nearest("fronted", ["frontend", "adservice"]),
-            Some("frontend")
-        );
-        assert_eq!(
-            nearest("front", ["frontend", "adservice"]),
-            Some("frontend")
-        );
+        assert_eq!(nearest("fronted", ["frontend", "adservice"]), Some("frontend"));
+        assert_eq!(nearest("front", ["frontend", "adservice"]), Some("frontend"));
         assert_eq!(nearest("database", ["web", "api"]), None);
         assert_eq!(
-            (
-                distance("kitten", "sitting"),
-                distance("", "ab"),
-                distance("a", "a")
-            ),
+            (distance("kitten", "sitting"), distance("", "ab"), distance("a", "a")),
             (3, 2, 0)
         );
     }

@@ -55,38 +55,22 @@ pub fn versions(spec: &UpgradeSpec) -> String {
 
 fn table(plan: &Plan, wide: bool) -> Table {
     let headings: &[&str] = if wide {
-        &[
-            "COMPONENT",
-            "CONTAINER",
-            "CURRENT",
-            "TARGET",
-            "REPLICAS",
-            "FROM",
-            "TO",
-        ]
+        &["COMPONENT", "CONTAINER", "CURRENT", "TARGET", "REPLICAS", "FROM", "TO"]
     } else {
         &["COMPONENT", "CONTAINER", "CURRENT", "TARGET", "REPLICAS"]
     };
     let mut table = Table::new(headings);
     for row in &plan.changes {
-        let container = if row.init {
-            format!("{} (init)", row.container)
-        } else {
-            row.container.clone()
-        };
+        let container =
+            if row.init { format!("{} (init)", row.container) } else { row.container.clone() };
         // Two images of one version differ in something else, which is then what counts.
         let (current, target) = if row.current == row.target {
             (row.from.clone(), row.to.clone())
         } else {
             (row.current.clone(), row.target.clone())
         };
-        let mut cells = vec![
-            row.component.clone(),
-            container,
-            current,
-            target,
-            row.replicas.to_string(),
-        ];
+        let mut cells =
+            vec![row.component.clone(), container, current, target, row.replicas.to_string()];
         if wide {
             cells.extend([row.from.clone(), row.to.clone()]);
         }

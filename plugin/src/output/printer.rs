@@ -54,12 +54,7 @@ impl Printer {
         };
         let out = AutoStream::new(io::stdout(), choose(choice, io::stdout().is_terminal()));
         let err = AutoStream::new(io::stderr(), choose(choice, io::stderr().is_terminal()));
-        Self {
-            out,
-            err,
-            drawn: 0,
-            marks: Marks::from_locale(),
-        }
+        Self { out, err, drawn: 0, marks: Marks::from_locale() }
     }
 
     /// Whether a person looks at stdout and lines can be redrawn.
@@ -119,9 +114,8 @@ impl Printer {
         if self.drawn > 0 {
             write!(self.out, "\x1b[{}A\x1b[J", self.drawn)?;
         }
-        let (width, height) = terminal_size::terminal_size().map_or((80, 24), |(w, h)| {
-            (usize::from(w.0).max(1), usize::from(h.0))
-        });
+        let (width, height) = terminal_size::terminal_size()
+            .map_or((80, 24), |(w, h)| (usize::from(w.0).max(1), usize::from(h.0)));
         let lines = fit(text, width, height.saturating_sub(1).max(4));
         // A line that wraps takes more than one row, and the cursor has to go back over all of them.
         self.drawn = lines.iter().map(|l| rows(l, width)).sum();
@@ -135,10 +129,7 @@ impl Printer {
         self.err.flush()?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
-        Ok(matches!(
-            answer.trim().to_ascii_lowercase().as_str(),
-            "y" | "yes"
-        ))
+        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 
     /// A refusal, for stderr: as text, or as one JSON object where JSON was asked for.
@@ -198,11 +189,7 @@ fn fit(text: &str, width: usize, height: usize) -> Vec<&str> {
 }
 
 fn ended(text: &str) -> String {
-    if text.is_empty() || text.ends_with('\n') {
-        text.to_owned()
-    } else {
-        format!("{text}\n")
-    }
+    if text.is_empty() || text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") }
 }
 
 #[cfg(test)]
@@ -213,10 +200,7 @@ mod tests {
     fn what_is_redrawn_fits_the_terminal() {
         assert_eq!(rows("\u{1b}[33mPaused\u{1b}[39m", 6), 1);
         assert_eq!((rows("", 10), rows("12345678901", 10)), (1, 2));
-        let text = (0..30)
-            .map(|i| i.to_string())
-            .collect::<Vec<_>>()
-            .join("\n");
+        let text = (0..30).map(|i| i.to_string()).collect::<Vec<_>>().join("\n");
         let lines = fit(&text, 80, 10);
         assert_eq!((lines.len(), lines[0], lines[9]), (10, "0", "29"));
     }

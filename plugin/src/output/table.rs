@@ -12,9 +12,7 @@ pub struct Table {
 impl Table {
     /// A table with these headings.
     pub fn new(headings: &[&str]) -> Self {
-        Self {
-            rows: vec![headings.iter().map(|h| (*h).to_owned()).collect()],
-        }
+        Self { rows: vec![headings.iter().map(|h| (*h).to_owned()).collect()] }
     }
 
     /// Adds a row; an empty cell is shown as `<none>`.
@@ -31,12 +29,7 @@ impl Table {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns)
             .map(|i| {
-                self.rows
-                    .iter()
-                    .filter_map(|r| r.get(i))
-                    .map(|c| visible(c))
-                    .max()
-                    .unwrap_or(0)
+                self.rows.iter().filter_map(|r| r.get(i)).map(|c| visible(c)).max().unwrap_or(0)
             })
             .collect();
         let mut text = String::new();
@@ -46,10 +39,7 @@ impl Table {
                 line.push_str(cell);
                 if i + 1 < row.len() {
                     let wide = widths.get(i).copied().unwrap_or(0);
-                    line.extend(std::iter::repeat_n(
-                        ' ',
-                        wide.saturating_sub(visible(cell)) + 3,
-                    ));
+                    line.extend(std::iter::repeat_n(' ', wide.saturating_sub(visible(cell)) + 3));
                 }
             }
             text.push_str(width.map_or(line.as_str(), |w| cut(&line, w)).trim_end());
@@ -89,10 +79,7 @@ mod tests {
             table.render(None),
             "NAME     PHASE    MESSAGE\nweb-v2   Paused   rests at 10 %\n→        <none>   x\n"
         );
-        assert_eq!(
-            table.render(Some(12)),
-            "NAME     PHA\nweb-v2   Pau\n→        <no\n"
-        );
+        assert_eq!(table.render(Some(12)), "NAME     PHA\nweb-v2   Pau\n→        <no\n");
         assert_eq!(cut("日本語", 4), "日本");
     }
 }

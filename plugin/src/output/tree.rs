@@ -41,11 +41,7 @@ pub fn render(upgrade: &Upgrade, view: &View<'_>) -> String {
 
 fn header(upgrade: &Upgrade, view: &View<'_>) -> String {
     let status = crate::objects::status(upgrade);
-    let place = format!(
-        "{}/{}",
-        upgrade.namespace().unwrap_or_default(),
-        upgrade.name_any()
-    );
+    let place = format!("{}/{}", upgrade.namespace().unwrap_or_default(), upgrade.name_any());
     let count = match (status.phase, describe::approval_count(upgrade)) {
         (Phase::AwaitingApproval, Some(count)) => format!(" ({count})"),
         _ => String::new(),
@@ -111,18 +107,9 @@ fn stage_rows(
     last: bool,
     marks: Marks,
 ) {
-    let branch = if last {
-        marks.pick("└─", "`-")
-    } else {
-        marks.pick("├─", "|-")
-    };
+    let branch = if last { marks.pick("└─", "`-") } else { marks.pick("├─", "|-") };
     let (word, info) = stage_state(upgrade, index);
-    table.row([
-        format!("{branch}{} {}", index + 1, stage.name),
-        "Stage".to_owned(),
-        word,
-        info,
-    ]);
+    table.row([format!("{branch}{} {}", index + 1, stage.name), "Stage".to_owned(), word, info]);
     let Some(workloads) = &stage.workloads else {
         return;
     };
@@ -133,19 +120,13 @@ fn stage_rows(
         .map(|s| s.targets.as_slice())
         .unwrap_or_default();
     for (i, target) in workloads.targets.iter().enumerate() {
-        let stem = if last {
-            "   "
-        } else {
-            marks.pick("│  ", "|  ")
-        };
+        let stem = if last { "   " } else { marks.pick("│  ", "|  ") };
         let leaf = if i + 1 == workloads.targets.len() {
             marks.pick("└─", "`-")
         } else {
             marks.pick("├─", "|-")
         };
-        let status = seen
-            .iter()
-            .find(|t| t.kind == target.kind && t.name == target.name);
+        let status = seen.iter().find(|t| t.kind == target.kind && t.name == target.name);
         let (word, info) = target_state(target, status, marks);
         let name = format!("{stem}{leaf}{}/{}", short(target.kind), target.name);
         table.row([name, target.kind.to_string(), word, info]);
@@ -167,9 +148,8 @@ fn short(kind: WorkloadKind) -> &'static str {
 fn stage_state(upgrade: &Upgrade, index: usize) -> (String, String) {
     let status = crate::objects::status(upgrade);
     let at = usize::try_from(status.current_stage_index).unwrap_or(0);
-    let strategy = describe::strategy(upgrade, index)
-        .map(describe::strategy_text)
-        .unwrap_or_default();
+    let strategy =
+        describe::strategy(upgrade, index).map(describe::strategy_text).unwrap_or_default();
     let started = status.phase.is_in_flight() || status.phase == Phase::Completed;
     if index < at || status.phase == Phase::Completed {
         return ("Done".to_owned(), strategy);
@@ -214,11 +194,7 @@ fn target_state(
                 "{bar} {} %  {} new ({} ready) + {} old of {}",
                 seen.effective_weight, seen.canary, seen.canary_ready, seen.stable, seen.replicas
             );
-            if seen.message.is_empty() {
-                counts
-            } else {
-                format!("{counts}  {}", seen.message)
-            }
+            if seen.message.is_empty() { counts } else { format!("{counts}  {}", seen.message) }
         }
     };
     (format!("{:?}", seen.phase), info)
@@ -233,11 +209,7 @@ fn bar(percent: i32, marks: Marks) -> String {
 /// One line for a change, where nobody looks at a terminal.
 pub fn line(upgrade: &Upgrade, view: &View<'_>) -> String {
     let status = crate::objects::status(upgrade);
-    let mut text = format!(
-        "{} {}",
-        crate::objects::reference(&upgrade.name_any()),
-        status.phase
-    );
+    let mut text = format!("{} {}", crate::objects::reference(&upgrade.name_any()), status.phase);
     if let (Phase::AwaitingApproval, Some(count)) =
         (status.phase, describe::approval_count(upgrade))
     {

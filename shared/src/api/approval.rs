@@ -1,5 +1,10 @@
 //! `UpgradeApproval`: one person's word on one plan.
 
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "what the derive makes of two rules on one struct"
+)]
+
 use super::Identity;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -18,22 +23,9 @@ use serde::{Deserialize, Serialize};
     doc = "One person's decision on exactly one plan of one Upgrade. Created, never changed.",
     printcolumn(name = "Upgrade", type_ = "string", json_path = ".spec.upgrade"),
     printcolumn(name = "Decision", type_ = "string", json_path = ".spec.decision"),
-    printcolumn(
-        name = "Approver",
-        type_ = "string",
-        json_path = ".spec.approver.username"
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".spec.reason",
-        priority = 1
-    )
+    printcolumn(name = "Approver", type_ = "string", json_path = ".spec.approver.username"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".spec.reason", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf")
@@ -46,11 +38,7 @@ pub struct UpgradeApprovalSpec {
     pub upgrade: String,
     /// `metadata.uid` of that Upgrade, so that a namesake made later is not covered. Stamped at
     /// admission when absent.
-    #[serde(
-        default,
-        rename = "upgradeUID",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, rename = "upgradeUID", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub upgrade_uid: Option<String>,
     /// The plan that was looked at: `status.planHash` of the Upgrade.

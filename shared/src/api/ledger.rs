@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The last approved images of every governed workload of a namespace. One object, named
 /// `ledger`, written by the controller alone. An entry outlives its workload: deleting and
@@ -19,11 +20,7 @@ use serde::{Deserialize, Serialize};
     category = "upgrades",
     derive = "PartialEq",
     doc = "The last approved images of every governed workload of a namespace; written by the controller.",
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    )
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct UpgradeLedgerSpec {
@@ -46,6 +43,9 @@ pub struct LedgerEntry {
     /// The workload's pod selector: pods of anybody else may not fall into it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<Selector>,
+    /// The workload's own labels then: taking a label off later is no way out of a policy.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The Upgrade that approved them; absent for what ran when the policy came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<String>,

@@ -177,13 +177,8 @@ impl Selector {
 
     /// Whether the labels satisfy every requirement.
     pub fn matches(&self, labels: &std::collections::BTreeMap<String, String>) -> bool {
-        self.match_labels
-            .iter()
-            .all(|(k, v)| labels.get(k) == Some(v))
-            && self
-                .match_expressions
-                .iter()
-                .all(|r| r.matches(labels.get(&r.key)))
+        self.match_labels.iter().all(|(k, v)| labels.get(k) == Some(v))
+            && self.match_expressions.iter().all(|r| r.matches(labels.get(&r.key)))
     }
 }
 
@@ -200,10 +195,5 @@ impl SelectorRequirement {
 
 /// Every CustomResourceDefinition of the group, in the order in which they are installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![
-        Upgrade::crd(),
-        UpgradeApproval::crd(),
-        UpgradePolicy::crd(),
-        UpgradeLedger::crd(),
-    ]
+    vec![Upgrade::crd(), UpgradeApproval::crd(), UpgradePolicy::crd(), UpgradeLedger::crd()]
 }

@@ -18,21 +18,9 @@ use serde::{Deserialize, Serialize};
     category = "upgrades",
     derive = "PartialEq",
     doc = "Which workloads are governed, in namespaces that opted in, and what they require.",
-    printcolumn(
-        name = "Approvals",
-        type_ = "integer",
-        json_path = ".spec.approvals.required"
-    ),
-    printcolumn(
-        name = "First-Install",
-        type_ = "string",
-        json_path = ".spec.firstInstall"
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    )
+    printcolumn(name = "Approvals", type_ = "integer", json_path = ".spec.approvals.required"),
+    printcolumn(name = "First-Install", type_ = "string", json_path = ".spec.firstInstall"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct UpgradePolicySpec {

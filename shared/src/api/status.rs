@@ -140,10 +140,7 @@ impl Phase {
 
     /// Workloads may carry its marks: the controller has started to write and is not done.
     pub fn is_in_flight(self) -> bool {
-        matches!(
-            self,
-            Self::Progressing | Self::Paused | Self::Degraded | Self::RollingBack
-        )
+        matches!(self, Self::Progressing | Self::Paused | Self::Degraded | Self::RollingBack)
     }
 }
 

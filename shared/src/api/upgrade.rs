@@ -76,10 +76,7 @@ pub struct UpgradeSpec {
     .message("a stage needs exactly one kind; this version knows `workloads`"))]
 pub struct Stage {
     /// Name of the stage, unique in the Upgrade.
-    #[schemars(
-        length(min = 1, max = 63),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// Rolls workloads out to new images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -193,7 +190,7 @@ pub struct ImageChange {
 }
 
 /// When an upgrade is taken back by itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AutoRollback {
     /// Failures that take the upgrade back.
@@ -252,20 +249,9 @@ pub struct Promote {
     pub full: bool,
 }
 
-impl Default for AutoRollback {
-    fn default() -> Self {
-        Self {
-            on_failure: OnFailure::default(),
-            on_timeout: None,
-        }
-    }
-}
-
 impl Default for OnFailure {
     fn default() -> Self {
-        Self {
-            health_check_failure: true,
-        }
+        Self { health_check_failure: true }
     }
 }
 
@@ -273,10 +259,7 @@ fn yes() -> bool {
     true
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_zero(n: &i32) -> bool {
     *n == 0
 }

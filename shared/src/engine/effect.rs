@@ -36,6 +36,16 @@ pub enum Effect {
     RequeueAt(Timestamp),
 }
 
+impl Effect {
+    /// The workload whose images are to be noted.
+    pub fn recorded(&self) -> Option<String> {
+        match self {
+            Self::Record { name, .. } => Some(name.clone()),
+            _ => None,
+        }
+    }
+}
+
 /// An event on the Upgrade.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {

@@ -45,7 +45,8 @@ impl Walk<'_> {
         if self.plan.paused {
             self.status.phase = Phase::Pending;
             self.status.message =
-                "paused by spec.paused before it began; `kubectl upgrade resume` starts it".to_owned();
+                "paused by spec.paused before it began; `kubectl upgrade resume` starts it"
+                    .to_owned();
             return;
         }
         self.start();
@@ -78,12 +79,19 @@ impl Walk<'_> {
     /// Approvals that count: of this plan, by different people, none of them the requester.
     fn count_approvals(&self) -> ApprovalCount {
         let requester = self.plan.requester.as_ref().map(|r| r.username.as_str());
-        let mut count = ApprovalCount { required: self.observed.required_approvals, ..ApprovalCount::default() };
+        let mut count = ApprovalCount {
+            required: self.observed.required_approvals,
+            ..ApprovalCount::default()
+        };
         let mut approvals: Vec<_> = self.observed.approvals.iter().collect();
-        approvals.sort_by_key(|a| a.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |t| t.0));
+        approvals.sort_by_key(|a| {
+            a.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |t| t.0)
+        });
         for approval in approvals {
             let spec = &approval.spec;
-            let Some(who) = spec.approver.as_ref().map(|a| a.username.clone()) else { continue };
+            let Some(who) = spec.approver.as_ref().map(|a| a.username.clone()) else {
+                continue;
+            };
             if spec.plan_hash != self.plan.hash {
                 continue;
             }

@@ -23,7 +23,12 @@ pub enum Health {
 }
 
 /// Judges the new pods of a target that is under way.
-pub fn judge(driver: &Driver<'_>, workload: &Workload, status: &TargetStatus, now: Timestamp) -> Health {
+pub fn judge(
+    driver: &Driver<'_>,
+    workload: &Workload,
+    status: &TargetStatus,
+    now: Timestamp,
+) -> Health {
     let mut alarm = None;
     let canary = driver.canary_set().map(|s| s.name.as_str());
     for pod in workload.pods.iter().filter(|p| Some(p.set.as_str()) == canary) {
@@ -39,9 +44,12 @@ pub fn judge(driver: &Driver<'_>, workload: &Workload, status: &TargetStatus, no
 }
 
 fn pod_health(pod: &PodState, now: Timestamp) -> Health {
-    let Some(trouble) = &pod.trouble else { return Health::Fine(None) };
+    let Some(trouble) = &pod.trouble else {
+        return Health::Fine(None);
+    };
     let Trouble { container, reason, restarts } = trouble;
-    let fails = |what: &str| Health::Failed(format!("pod {}: container {container} {what}", pod.name));
+    let fails =
+        |what: &str| Health::Failed(format!("pod {}: container {container} {what}", pod.name));
     match reason.as_str() {
         "CrashLoopBackOff" if *restarts >= CRASHES => {
             fails(&format!("crashes ({restarts} restarts)"))

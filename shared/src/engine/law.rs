@@ -58,7 +58,9 @@ pub fn surge_percent(pods: i32, replicas: i32) -> i32 {
 /// Smallest percentage that allows as many unavailable pods as can be said without exceeding
 /// `pods`.
 pub fn unavailable_percent(pods: i32, replicas: i32) -> i32 {
-    let Some(most) = (0..=100).rev().find(|p| share_down(*p, replicas) <= pods) else { return 0 };
+    let Some(most) = (0..=100).rev().find(|p| share_down(*p, replicas) <= pods) else {
+        return 0;
+    };
     let reached = share_down(most, replicas);
     (0..=most).find(|p| share_down(*p, replicas) == reached).unwrap_or(most)
 }
@@ -99,8 +101,17 @@ mod tests {
     #[test]
     fn counts_round_down_but_never_to_none() {
         let table = [
-            (10, 10, 1), (50, 10, 5), (100, 10, 10), (99, 10, 9), (1, 10, 1), (25, 10, 2),
-            (50, 3, 1), (10, 1, 1), (1, 150, 1), (10, 1000, 100), (50, 0, 0),
+            (10, 10, 1),
+            (50, 10, 5),
+            (100, 10, 10),
+            (99, 10, 9),
+            (1, 10, 1),
+            (25, 10, 2),
+            (50, 3, 1),
+            (10, 1, 1),
+            (1, 150, 1),
+            (10, 1000, 100),
+            (50, 0, 0),
         ];
         for (weight, replicas, count) in table {
             assert_eq!(canary_count(weight, replicas), count, "{weight}% of {replicas}");

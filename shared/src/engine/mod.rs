@@ -50,7 +50,8 @@ pub struct Outcome {
 
 /// One round: where the Upgrade is now, and what is to be done about it.
 pub fn step(plan: &Plan, observed: &Observed, before: &UpgradeStatus, now: Timestamp) -> Outcome {
-    let mut walk = Walk { plan, observed, now, status: before.clone(), effects: vec![], alarms: vec![] };
+    let mut walk =
+        Walk { plan, observed, now, status: before.clone(), effects: vec![], alarms: vec![] };
     walk.header();
     walk.run();
     walk.finish(before)
@@ -123,7 +124,9 @@ impl Walk<'_> {
     fn walk_stages(&mut self) {
         loop {
             let index = usize::try_from(self.status.current_stage_index).unwrap_or(0);
-            let Some(stage) = self.plan.stages.get(index) else { return self.complete() };
+            let Some(stage) = self.plan.stages.get(index) else {
+                return self.complete();
+            };
             match self.walk_workloads(index, stage) {
                 stages::StageMove::Waiting => return,
                 stages::StageMove::Failed(why) => return self.fail(why),
@@ -200,7 +203,8 @@ impl Walk<'_> {
         self.effects.retain(|e| !matches!(e, Effect::Patch(_)));
         self.status.phase = Phase::Degraded;
         self.status.rollback_reason = Some(why.clone());
-        self.status.message = format!("{why}; `kubectl upgrade abort` takes it back, `retry` starts it over");
+        self.status.message =
+            format!("{why}; `kubectl upgrade abort` takes it back, `retry` starts it over");
         self.freeze_workloads();
     }
 
@@ -248,8 +252,12 @@ impl Walk<'_> {
         status.next_transition_time = next.map(|t| Time(whole_seconds_up(t)));
         conditions::update(status, self.now);
         if phase != before.phase {
-            let warning = matches!(phase, Phase::Degraded | Phase::RollingBack | Phase::RolledBack | Phase::Failed);
-            let note = if status.message.is_empty() { phase.to_string() } else { status.message.clone() };
+            let warning = matches!(
+                phase,
+                Phase::Degraded | Phase::RollingBack | Phase::RolledBack | Phase::Failed
+            );
+            let note =
+                if status.message.is_empty() { phase.to_string() } else { status.message.clone() };
             self.effects.insert(0, Effect::Event(Event { warning, reason: reason(phase), note }));
         }
         if let Some(at) = next {
@@ -263,11 +271,13 @@ impl Walk<'_> {
         let index = usize::try_from(self.status.current_stage_index).unwrap_or(0);
         let shown = index.min(self.plan.stages.len().saturating_sub(1));
         if let Some(stage) = self.plan.stages.get(shown) {
-            self.status.stage = Some(format!("{}/{} {}", shown + 1, self.plan.stages.len(), stage.name));
+            self.status.stage =
+                Some(format!("{}/{} {}", shown + 1, self.plan.stages.len(), stage.name));
             self.status.current_step_hash = Some(stage.step_hash.clone());
         }
         if self.status.phase != Phase::Completed {
-            let targets = self.status.stages.get(shown).map(|s| s.targets.as_slice()).unwrap_or_default();
+            let targets =
+                self.status.stages.get(shown).map(|s| s.targets.as_slice()).unwrap_or_default();
             let canary = targets.iter().map(|t| t.canary).sum();
             let stable = targets.iter().map(|t| t.stable).sum();
             self.status.canary_weight = law::effective_weight(canary, stable);

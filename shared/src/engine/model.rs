@@ -108,14 +108,18 @@ impl Native {
     /// for two sets.
     fn proportional(&mut self, before: i32) {
         let surge = |n| law::resolve_surge(self.fields.max_surge.as_ref(), n);
-        let (was, allowed) = (before + surge(before), if self.n > 0 { self.n + surge(self.n) } else { 0 });
+        let (was, allowed) =
+            (before + surge(before), if self.n > 0 { self.n + surge(self.n) } else { 0 });
         let total: i32 = self.sets.iter().map(|s| s.1).sum();
         let mut left = allowed - total;
         let mut order: Vec<usize> = (0..self.sets.len()).collect();
         order.sort_by_key(|i| -self.sets[*i].1);
         for i in order.clone() {
             let size = self.sets[i].1;
-            let share = (f64::from(size) * f64::from(allowed) / f64::from(was)).round() as i32 - size;
+            // Rounded to the nearest, as the real one does.
+            let (size64, was64) = (i64::from(size), i64::from(was.max(1)));
+            let scaled = (2 * size64 * i64::from(allowed) + was64) / (2 * was64);
+            let share = i32::try_from(scaled).expect("small") - size;
             let share = if left > 0 { share.clamp(0, left) } else { share.clamp(left, 0) };
             self.sets[i].1 = (size + share).max(0);
             left -= share;
@@ -211,16 +215,18 @@ impl Native {
         self.version += 1;
         self.spec_writes += 1;
         for op in &patch.operations {
-            let (path, value) = (op["path"].as_str().expect("path"), &op["value"]);
+            let (pointer, value) = (op["path"].as_str().expect("path"), &op["value"]);
             let number = || i32::try_from(value.as_i64().expect("a number")).expect("in range");
-            match path {
+            match pointer {
                 "/metadata/resourceVersion" => {}
                 "/spec/paused" => self.paused = value.as_bool().expect("a bool"),
                 "/spec/minReadySeconds" => self.fields.min_ready_seconds = number(),
                 "/spec/progressDeadlineSeconds" => {
                     self.fields.progress_deadline_seconds = Some(number());
                 }
-                "/spec/strategy/rollingUpdate/maxSurge" => self.fields.max_surge = Some(read(value)),
+                "/spec/strategy/rollingUpdate/maxSurge" => {
+                    self.fields.max_surge = Some(read(value));
+                }
                 "/spec/strategy/rollingUpdate/maxUnavailable" => {
                     self.fields.max_unavailable = Some(read(value));
                 }

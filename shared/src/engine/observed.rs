@@ -39,6 +39,7 @@ pub struct Rival {
 }
 
 /// A Deployment as the engine sees it.
+#[expect(clippy::struct_excessive_bools, reason = "they are facts of the object, not modes")]
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Workload {
     /// `metadata.uid`
@@ -256,7 +257,8 @@ impl Set {
 
 impl PodState {
     fn new(pod: &Pod, sets: &[Set]) -> Option<Self> {
-        let owner = pod.metadata.owner_references.as_ref()?.iter().find(|o| o.controller == Some(true))?;
+        let owner =
+            pod.metadata.owner_references.as_ref()?.iter().find(|o| o.controller == Some(true))?;
         let set = sets.iter().find(|s| s.name == owner.name)?;
         if pod.metadata.deletion_timestamp.is_some() {
             return None;
@@ -283,7 +285,11 @@ fn trouble(status: &ContainerStatus) -> Option<Trouble> {
     let waiting = status.state.as_ref()?.waiting.as_ref()?;
     let reason = waiting.reason.clone()?;
     let normal = matches!(reason.as_str(), "ContainerCreating" | "PodInitializing");
-    (!normal).then(|| Trouble { container: status.name.clone(), reason, restarts: status.restart_count })
+    (!normal).then(|| Trouble {
+        container: status.name.clone(),
+        reason,
+        restarts: status.restart_count,
+    })
 }
 
 fn controlled_by(

@@ -94,7 +94,9 @@ pub enum PlanError {
     #[error("spec.stages[{0}].workloads.targets: kind must be Deployment, not {1}")]
     Kind(usize, WorkloadKind),
     /// An image change that changes nothing.
-    #[error("spec.stages[{0}].workloads.targets: {1}: container {2}: `from` and `to` are the same image")]
+    #[error(
+        "spec.stages[{0}].workloads.targets: {1}: container {2}: `from` and `to` are the same image"
+    )]
     NoChange(usize, String, String),
     /// A duration that is no duration.
     #[error("{0}: `{1}` is no duration; write for instance 30s, 5m or 1h30m")]
@@ -155,7 +157,7 @@ fn stage(index: usize, stage: &Stage) -> Result<PlanStage, PlanError> {
         targets.push(PlanTarget { kind: t.kind, name: t.name.clone(), images: t.images.clone() });
     }
     let digest = Sha256::digest(format!("{steps:?}").as_bytes());
-    let step_hash = digest.iter().take(5).map(|b| format!("{b:02x}")).collect();
+    let step_hash = crate::plan::hash::hex(digest.iter().take(5));
     Ok(PlanStage { name: stage.name.clone(), canary, steps, step_hash, targets })
 }
 
@@ -170,7 +172,9 @@ fn steps(stage: usize, list: &[CanaryStep]) -> Result<Vec<Step>, PlanError> {
                 return Err(wrong(&format!("setWeight is {w}; it is a percentage from 1 to 100")));
             }
             (Some(w), None) if w < weight => {
-                return Err(wrong(&format!("setWeight goes down from {weight} to {w}; it only grows")));
+                return Err(wrong(&format!(
+                    "setWeight goes down from {weight} to {w}; it only grows"
+                )));
             }
             (Some(w), None) => {
                 weight = w;
@@ -192,7 +196,10 @@ fn duration(field: &'static str, text: &str) -> Result<SignedDuration, PlanError
     let wrong = || PlanError::Duration(field, text.to_owned());
     let parsed: kube::core::Duration = text.parse().map_err(|_| wrong())?;
     let positive = !parsed.is_negative();
-    SignedDuration::try_from(std::time::Duration::from(parsed)).ok().filter(|_| positive).ok_or_else(wrong)
+    SignedDuration::try_from(std::time::Duration::from(parsed))
+        .ok()
+        .filter(|_| positive)
+        .ok_or_else(wrong)
 }
 
 /// The phase that says how an Upgrade that is taken back ends.

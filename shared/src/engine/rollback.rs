@@ -35,10 +35,8 @@ impl Walk<'_> {
         self.status.rolled_back = true;
         self.status.canary_weight = 0;
         self.status.completion_time = Some(Time(self.now));
-        self.status.message = format!(
-            "taken back: {why}; `kubectl upgrade retry {}` starts it over",
-            self.plan.name
-        );
+        self.status.message =
+            format!("taken back: {why}; `kubectl upgrade retry {}` starts it over", self.plan.name);
         if self.plan.retry > self.status.attempt && !self.plan.abort && !self.observed.deleting {
             return self.ended();
         }
@@ -47,7 +45,9 @@ impl Walk<'_> {
 
     /// Whether every workload of the stage is back.
     fn roll_back_stage(&mut self, stage: usize) -> bool {
-        let Some(plan) = self.plan.stages.get(stage) else { return true };
+        let Some(plan) = self.plan.stages.get(stage) else {
+            return true;
+        };
         let mut done = true;
         for index in 0..plan.targets.len() {
             done &= self.roll_back_target(stage, index);
@@ -56,11 +56,15 @@ impl Walk<'_> {
     }
 
     fn roll_back_target(&mut self, stage: usize, index: usize) -> bool {
-        let Some((target, seen, mut status)) = self.target(stage, index) else { return true };
+        let Some((target, seen, mut status)) = self.target(stage, index) else {
+            return true;
+        };
         if status.phase == TargetPhase::RolledBack {
             return true;
         }
-        let Some(originals) = status.originals.clone() else { return true };
+        let Some(originals) = status.originals.clone() else {
+            return true;
+        };
         let Some(workload) = seen.filter(|w| status.uid.as_ref() == Some(&w.uid)) else {
             status.phase = TargetPhase::RolledBack;
             status.message = "it was deleted meanwhile: nothing to put back".to_owned();

@@ -98,7 +98,9 @@ impl Bench {
 
 #[test]
 fn a_canary_of_s_steps_costs_s_plus_1_writes_and_one_of_metadata() {
-    for (n, weights) in [(20, vec![10, 30, 50, 75, 100]), (100, vec![20, 40, 60, 80, 100]), (12, vec![25, 50, 75])] {
+    for (n, weights) in
+        [(20, vec![10, 30, 50, 75, 100]), (100, vec![20, 40, 60, 80, 100]), (12, vec![25, 50, 75])]
+    {
         let mut bench = Bench::new(Native::new(n, "25%", "25%"), &steps(&weights));
         let count = bench.plan.stages[0].steps.len();
         assert_eq!(bench.run(), Phase::Completed);

@@ -60,11 +60,7 @@ impl Workload {
 
     /// Replicas wanted now.
     pub fn replicas(&self) -> i32 {
-        self.live
-            .spec
-            .as_ref()
-            .and_then(|s| s.replicas)
-            .unwrap_or(1)
+        self.live.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
     }
 
     /// Whether its own strategy replaces all pods at once.
@@ -85,11 +81,7 @@ impl Workload {
     }
 
     fn is_init(&self, container: &str) -> bool {
-        let pod = self
-            .live
-            .spec
-            .as_ref()
-            .and_then(|s| s.template.spec.as_ref());
+        let pod = self.live.spec.as_ref().and_then(|s| s.template.spec.as_ref());
         let inits = pod.and_then(|p| p.init_containers.as_ref());
         inits.is_some_and(|list| list.iter().any(|c| c.name == container))
     }
@@ -141,15 +133,11 @@ pub fn plan(mut request: Request) -> Plan {
     request.workloads.retain(|w| !w.images.is_empty());
     request.workloads.sort_by_key(|w| w.live.name_any());
     for workload in &mut request.workloads {
-        workload
-            .images
-            .sort_by(|a, b| a.container.cmp(&b.container));
+        workload.images.sort_by(|a, b| a.container.cmp(&b.container));
     }
     let (from, to) = versions(&request.workloads);
-    let name = request
-        .name
-        .clone()
-        .unwrap_or_else(|| default_name(&request.workloads, to.as_deref()));
+    let name =
+        request.name.clone().unwrap_or_else(|| default_name(&request.workloads, to.as_deref()));
     let spec = UpgradeSpec {
         from,
         to,
@@ -214,9 +202,7 @@ pub fn version(image: &str) -> String {
 /// (init containers) need not.
 fn versions(workloads: &[Workload]) -> (Option<String>, Option<String>) {
     let pick = |side: fn(&ImageChange) -> &str| {
-        let all = workloads
-            .iter()
-            .flat_map(|w| w.images.iter().map(move |c| (w, c)));
+        let all = workloads.iter().flat_map(|w| w.images.iter().map(move |c| (w, c)));
         let main = all.clone().filter(|(w, c)| !w.is_init(&c.container));
         agreed(all.map(|(_, c)| version(side(c))))
             .or_else(|| agreed(main.map(|(_, c)| version(side(c)))))
@@ -226,11 +212,7 @@ fn versions(workloads: &[Workload]) -> (Option<String>, Option<String>) {
 
 fn agreed(versions: impl Iterator<Item = String>) -> Option<String> {
     let mut set: BTreeSet<String> = versions.collect();
-    if set.len() == 1 {
-        set.pop_first()
-    } else {
-        None
-    }
+    if set.len() == 1 { set.pop_first() } else { None }
 }
 
 fn default_name(workloads: &[Workload], to: Option<&str>) -> String {
@@ -247,13 +229,7 @@ pub fn name_of(subject: &str, version: &str) -> String {
         let lower = text.to_ascii_lowercase();
         let kept: String = lower
             .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || matches!(c, '-' | '.') {
-                    c
-                } else {
-                    '-'
-                }
-            })
+            .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '.') { c } else { '-' })
             .collect();
         // `..`, `.-` and `-.` are not allowed in a name.
         kept.split('.')
@@ -267,13 +243,9 @@ pub fn name_of(subject: &str, version: &str) -> String {
     let room = MAX_NAME.saturating_sub(version.len() + 1);
     let subject: String = subject.chars().take(room).collect();
     let ends = |c: char| matches!(c, '-' | '.');
-    format!(
-        "{}-{}",
-        subject.trim_matches(ends),
-        version.trim_matches(ends)
-    )
-    .trim_matches(ends)
-    .to_owned()
+    format!("{}-{}", subject.trim_matches(ends), version.trim_matches(ends))
+        .trim_matches(ends)
+        .to_owned()
 }
 
 #[cfg(test)]

@@ -17,11 +17,7 @@ fn workload(name: &str, replicas: i32, changes: &[(&str, &str, &str)]) -> Worklo
             to: (*to).to_owned(),
         })
         .collect();
-    Workload {
-        live,
-        images,
-        autoscaler: Autoscaler::None,
-    }
+    Workload { live, images, autoscaler: Autoscaler::None }
 }
 
 fn request(strategy: serde_json::Value, workloads: Vec<Workload>) -> Request {
@@ -42,40 +38,21 @@ fn reasons(plan: &Plan) -> Vec<&str> {
 fn the_order_of_the_input_does_not_change_the_plan() {
     let rolling = || json!({"rolling": {}});
     let a = || workload("a", 3, &[("app", "r/a:v1", "r/a:v2")]);
-    let b = || {
-        workload(
-            "b",
-            3,
-            &[("app", "r/b:v1", "r/b:v2"), ("init", "r/i:v1", "r/i:v2")],
-        )
-    };
+    let b = || workload("b", 3, &[("app", "r/b:v1", "r/b:v2"), ("init", "r/i:v1", "r/i:v2")]);
     let same = || workload("c", 3, &[]);
     let one = plan(request(rolling(), vec![a(), b(), same()]));
     let two = plan(request(rolling(), vec![same(), b(), a()]));
     assert_eq!(one, two);
     assert_eq!((one.name.as_str(), one.changes.len()), ("upgrade-v2", 3));
-    assert_eq!(
-        (one.spec.from.as_deref(), one.spec.to.as_deref()),
-        (Some("v1"), Some("v2"))
-    );
+    assert_eq!((one.spec.from.as_deref(), one.spec.to.as_deref()), (Some("v1"), Some("v2")));
 }
 
 #[test]
 fn versions_are_those_that_all_agree_on_init_containers_aside() {
     let rolling = json!({"rolling": {}});
-    let web = workload(
-        "web",
-        3,
-        &[
-            ("app", "r/a:v1", "r/a:v2"),
-            ("init", "busybox", "busybox:1"),
-        ],
-    );
+    let web = workload("web", 3, &[("app", "r/a:v1", "r/a:v2"), ("init", "busybox", "busybox:1")]);
     let p = plan(request(rolling.clone(), vec![web.clone()]));
-    assert_eq!(
-        (p.spec.from.as_deref(), p.spec.to.as_deref()),
-        (Some("v1"), Some("v2"))
-    );
+    assert_eq!((p.spec.from.as_deref(), p.spec.to.as_deref()), (Some("v1"), Some("v2")));
     assert_eq!(p.name, "web-v2");
     assert!(p.changes[1].init && !p.changes[0].init);
     let other = workload("other", 3, &[("app", "r/o:3", "r/o:4")]);
@@ -88,34 +65,17 @@ fn versions_are_those_that_all_agree_on_init_containers_aside() {
 fn what_the_number_of_pods_cannot_express_is_said() {
     let canary =
         json!({"canary": {"steps": [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}]}});
-    let p = plan(request(
-        canary.clone(),
-        vec![workload("web", 3, &[("app", "r/a:v1", "r/a:v2")])],
-    ));
-    let rounded = p
-        .notices
-        .iter()
-        .find(|n| n.reason == "WeightRounded")
-        .expect("a notice");
+    let p = plan(request(canary.clone(), vec![workload("web", 3, &[("app", "r/a:v1", "r/a:v2")])]));
+    let rounded = p.notices.iter().find(|n| n.reason == "WeightRounded").expect("a notice");
     assert!(
-        rounded
-            .message
-            .contains("10 % is 1 of 3 (33 %), 50 % is 1 of 3 (33 %)"),
+        rounded.message.contains("10 % is 1 of 3 (33 %), 50 % is 1 of 3 (33 %)"),
         "{}",
         rounded.message
     );
-    let p = plan(request(
-        canary.clone(),
-        vec![workload("web", 10, &[("app", "r/a:v1", "r/a:v2")])],
-    ));
-    assert_eq!(
-        reasons(&p),
-        ["TagWithoutDigest", "NativeAlerts", "ForeignWait"]
-    );
-    let p = plan(request(
-        canary,
-        vec![workload("web", 1, &[("app", "r/a:v1", "r/a:v2")])],
-    ));
+    let p =
+        plan(request(canary.clone(), vec![workload("web", 10, &[("app", "r/a:v1", "r/a:v2")])]));
+    assert_eq!(reasons(&p), ["TagWithoutDigest", "NativeAlerts", "ForeignWait"]);
+    let p = plan(request(canary, vec![workload("web", 1, &[("app", "r/a:v1", "r/a:v2")])]));
     assert_eq!(reasons(&p).first(), Some(&"OneReplica"));
 }
 
@@ -123,15 +83,8 @@ fn what_the_number_of_pods_cannot_express_is_said() {
 fn moves_downgrades_and_latest_are_risks() {
     let rolling = json!({"rolling": {}});
     let say = |from: &str, to: &str| {
-        let p = plan(request(
-            rolling.clone(),
-            vec![workload("web", 3, &[("app", from, to)])],
-        ));
-        p.notices
-            .iter()
-            .map(|n| n.message.clone())
-            .collect::<Vec<_>>()
-            .join("\n")
+        let p = plan(request(rolling.clone(), vec![workload("web", 3, &[("app", from, to)])]));
+        p.notices.iter().map(|n| n.message.clone()).collect::<Vec<_>>().join("\n")
     };
     let digest = format!("@sha256:{}", "a".repeat(64));
     assert!(
@@ -151,10 +104,7 @@ fn moves_downgrades_and_latest_are_risks() {
 fn a_name_is_a_valid_object_name_and_label_value() {
     assert_eq!(name_of("web", "v2"), "web-v2");
     assert_eq!(name_of("web", "V2_beta+1"), "web-v2-beta-1");
-    assert_eq!(
-        name_of("web", "sha256:0123456789ab"),
-        "web-sha256-0123456789ab"
-    );
+    assert_eq!(name_of("web", "sha256:0123456789ab"), "web-sha256-0123456789ab");
     assert_eq!(name_of("web", "-2..3-.x"), "web-2.3.x");
     let long = name_of(&"w".repeat(100), &"1".repeat(100));
     assert!(long.len() <= MAX_NAME, "{long}");

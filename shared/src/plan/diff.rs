@@ -53,10 +53,7 @@ pub fn compare(id: &ObjectId, target: &Value, live: Option<&Value>) -> Compariso
     let Some(live) = live else {
         return Comparison::New;
     };
-    let mut walk = Walk {
-        differences: Vec::new(),
-        secret: id.kind == "Secret",
-    };
+    let mut walk = Walk { differences: Vec::new(), secret: id.kind == "Secret" };
     let target = normalized(id, target);
     walk.value("", &Value::Object(target.clone()), Some(live), &[]);
     if let Some(before) = last_applied(live) {
@@ -66,10 +63,7 @@ pub fn compare(id: &ObjectId, target: &Value, live: Option<&Value>) -> Compariso
     let images = images(id, &mut walk.differences, live);
     walk.differences.sort_by(|a, b| a.path.cmp(&b.path));
     walk.differences.dedup_by(|a, b| a.path == b.path);
-    Comparison::Live {
-        images,
-        other: walk.differences,
-    }
+    Comparison::Live { images, other: walk.differences }
 }
 
 /// Takes the image changes out of the differences.
@@ -83,11 +77,7 @@ fn images(id: &ObjectId, differences: &mut Vec<Difference>, live: &Value) -> Vec
     let prefix = pointer.trim_start_matches('/').replace('/', ".");
     let mut changes = Vec::new();
     for container in containers(pod) {
-        let list = if container.init {
-            "initContainers"
-        } else {
-            "containers"
-        };
+        let list = if container.init { "initContainers" } else { "containers" };
         let path = format!("{prefix}.{list}[{}].image", container.name);
         let Some(at) = differences.iter().position(|d| d.path == path) else {
             continue;
@@ -127,9 +117,7 @@ fn encode_string_data(map: &mut Map<String, Value>) {
     let Some(Value::Object(strings)) = map.remove("stringData") else {
         return;
     };
-    let data = map
-        .entry("data")
-        .or_insert_with(|| Value::Object(Map::new()));
+    let data = map.entry("data").or_insert_with(|| Value::Object(Map::new()));
     let Some(data) = data.as_object_mut() else {
         return;
     };
@@ -141,11 +129,7 @@ fn encode_string_data(map: &mut Map<String, Value>) {
 }
 
 fn last_applied(live: &Value) -> Option<Value> {
-    let text = live
-        .get("metadata")?
-        .get("annotations")?
-        .get(LAST_APPLIED)?
-        .as_str()?;
+    let text = live.get("metadata")?.get("annotations")?.get(LAST_APPLIED)?.as_str()?;
     serde_json::from_str(text).ok()
 }
 
@@ -158,11 +142,7 @@ struct Walk {
 impl Walk {
     fn note(&mut self, path: &str, current: Option<&Value>, target: Option<&Value>) {
         let show = |v: &Value| {
-            if self.secret {
-                Value::from("<redacted>")
-            } else {
-                v.clone()
-            }
+            if self.secret { Value::from("<redacted>") } else { v.clone() }
         };
         self.differences.push(Difference {
             path: path.to_owned(),
@@ -210,10 +190,7 @@ impl Walk {
             }
             return;
         }
-        let mut probe = Walk {
-            differences: Vec::new(),
-            secret: self.secret,
-        };
+        let mut probe = Walk { differences: Vec::new(), secret: self.secret };
         if items.len() == live_items.len() {
             for (item, live) in items.iter().zip(live_items) {
                 probe.value("", item, Some(live), parents);
@@ -245,17 +222,13 @@ impl Walk {
             (Value::Array(before), Value::Array(target), Value::Array(live)) => {
                 let field = path.rsplit('.').next().unwrap_or_default();
                 let field = field.split('[').next().unwrap_or_default();
-                let (Some(before), Some(target), Some(live)) = (
-                    keyed(field, before),
-                    keyed(field, target),
-                    keyed(field, live),
-                ) else {
+                let (Some(before), Some(target), Some(live)) =
+                    (keyed(field, before), keyed(field, target), keyed(field, live))
+                else {
                     return;
                 };
                 let find = |list: &[(String, &Value)], key: &str| {
-                    list.iter()
-                        .find(|(k, _)| k == key)
-                        .map(|(_, v)| (*v).clone())
+                    list.iter().find(|(k, _)| k == key).map(|(_, v)| (*v).clone())
                 };
                 for (key, old) in &before {
                     let path = format!("{path}[{key}]");
@@ -290,9 +263,7 @@ fn is_empty(value: &Value, parents: &[&str]) -> bool {
         // `emptyDir: {}` chooses a kind of volume; other empty maps say nothing.
         Value::Object(map) => {
             parents.last() != Some(&"emptyDir")
-                && map
-                    .iter()
-                    .all(|(key, value)| is_empty(value, &[key.as_str()]))
+                && map.iter().all(|(key, value)| is_empty(value, &[key.as_str()]))
         }
     }
 }
@@ -327,21 +298,10 @@ fn scalar_text(value: &Value) -> Option<String> {
 
 /// Whether the field holds a quantity: elsewhere `0.1` and `100m` are different texts.
 fn is_quantity(parents: &[&str]) -> bool {
-    const MAPS: [&str; 6] = [
-        "requests",
-        "limits",
-        "hard",
-        "capacity",
-        "overhead",
-        "allocatable",
-    ];
+    const MAPS: [&str; 6] = ["requests", "limits", "hard", "capacity", "overhead", "allocatable"];
     const FIELDS: [&str; 4] = ["sizeLimit", "divisor", "averageValue", "storage"];
     let leaf = parents.last().copied().unwrap_or_default();
-    let map = parents
-        .len()
-        .checked_sub(2)
-        .and_then(|at| parents.get(at))
-        .copied();
+    let map = parents.len().checked_sub(2).and_then(|at| parents.get(at)).copied();
     FIELDS.contains(&leaf) || map.is_some_and(|m| MAPS.contains(&m))
 }
 
@@ -380,11 +340,7 @@ fn key(item: &Map<String, Value>, fields: &[&str]) -> Option<String> {
             None => {}
         }
     }
-    let enough = if fields.contains(&"protocol") {
-        2
-    } else {
-        fields.len()
-    };
+    let enough = if fields.contains(&"protocol") { 2 } else { fields.len() };
     (parts.len() == enough).then(|| parts.join("/"))
 }
 

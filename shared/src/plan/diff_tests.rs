@@ -2,12 +2,7 @@ use super::*;
 use serde_json::json;
 
 fn id(kind: &str) -> ObjectId {
-    ObjectId {
-        api_version: "v1".into(),
-        kind: kind.into(),
-        namespace: None,
-        name: "x".into(),
-    }
+    ObjectId { api_version: "v1".into(), kind: kind.into(), namespace: None, name: "x".into() }
 }
 
 fn deployment(pod: impl Into<Value>) -> Value {
@@ -18,18 +13,13 @@ fn check(kind: &str, target: &Value, live: &Value) -> (Vec<String>, Vec<String>)
     let Comparison::Live { images, other } = compare(&id(kind), target, Some(live)) else {
         return (vec![], vec!["new".into()]);
     };
-    let images = images
-        .iter()
-        .map(|c| format!("{}: {} -> {}", c.container, c.from, c.to))
-        .collect();
+    let images =
+        images.iter().map(|c| format!("{}: {} -> {}", c.container, c.from, c.to)).collect();
     (images, other.into_iter().map(|d| d.path).collect())
 }
 
 fn same(target: Value, live: Value) {
-    assert_eq!(
-        check("Deployment", &deployment(target), &deployment(live)),
-        (vec![], vec![])
-    );
+    assert_eq!(check("Deployment", &deployment(target), &deployment(live)), (vec![], vec![]));
 }
 
 #[test]
@@ -80,16 +70,10 @@ fn images_are_told_apart_from_everything_else() {
         "containers": [{"name": "web", "image": "r/web:v1", "args": ["-q"], "command": ["web"]}],
         "volumes": [{"name": "tmp", "hostPath": {"path": "/tmp"}}]}));
     let (images, other) = check("Deployment", &target, &live);
-    assert_eq!(
-        images,
-        ["web: r/web:v1 -> r/web:v2", "init: busybox -> busybox:1.37"]
-    );
+    assert_eq!(images, ["web: r/web:v1 -> r/web:v2", "init: busybox -> busybox:1.37"]);
     assert_eq!(
         other,
-        [
-            "spec.template.spec.containers[web].args",
-            "spec.template.spec.volumes[tmp].emptyDir"
-        ]
+        ["spec.template.spec.containers[web].args", "spec.template.spec.volumes[tmp].emptyDir"]
     );
 }
 
@@ -114,17 +98,11 @@ fn a_quantity_is_one_only_where_the_api_reads_one() {
 #[test]
 fn what_a_manifest_stopped_writing_counts_if_apply_wrote_it() {
     let env = |names: &[&str]| {
-        let env: Vec<_> = names
-            .iter()
-            .map(|n| json!({"name": n, "value": "1"}))
-            .collect();
+        let env: Vec<_> = names.iter().map(|n| json!({"name": n, "value": "1"})).collect();
         deployment(json!({"containers": [{"name": "a", "env": env}]}))
     };
     let mut live = env(&["A", "B", "INJECTED"]);
-    assert_eq!(
-        check("Deployment", &env(&["A"]), &live).1,
-        Vec::<String>::new()
-    );
+    assert_eq!(check("Deployment", &env(&["A"]), &live).1, Vec::<String>::new());
     live["metadata"]["annotations"] = json!({LAST_APPLIED: env(&["A", "B"]).to_string()});
     assert_eq!(
         check("Deployment", &env(&["A"]), &live).1,
@@ -139,10 +117,7 @@ fn a_new_container_is_not_an_image_change() {
         json!({"containers": [{"name": "a", "image": "a:1"}, {"name": "b", "image": "b:1"}]}),
     );
     let (images, other) = check("Deployment", &two, &one);
-    assert_eq!(
-        (images, other),
-        (vec![], vec!["spec.template.spec.containers[b]".to_owned()])
-    );
+    assert_eq!((images, other), (vec![], vec!["spec.template.spec.containers[b]".to_owned()]));
 }
 
 #[test]

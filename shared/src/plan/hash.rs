@@ -38,11 +38,16 @@ pub fn plan_hash(namespace: &str, name: &str, spec: &UpgradeSpec) -> String {
     let Ok(bytes) = serde_json::to_vec(&content) else {
         return String::new();
     };
-    let mut text = String::from("sha256:");
-    for byte in Sha256::digest(&bytes) {
+    format!("sha256:{}", hex(Sha256::digest(&bytes).iter()))
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(crate) fn hex<'a>(bytes: impl Iterator<Item = &'a u8>) -> String {
+    bytes.fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
-    }
-    text
+        text
+    })
 }
 
 #[cfg(test)]
@@ -70,10 +75,7 @@ mod tests {
         assert_ne!(base, plan_hash("other", "web", &spec("v2")));
         let mut steered = spec("v2");
         steered.paused = true;
-        steered.control = Some(Control {
-            abort: true,
-            ..Control::default()
-        });
+        steered.control = Some(Control { abort: true, ..Control::default() });
         assert_eq!(base, plan_hash("shop", "web", &steered));
     }
 }

@@ -21,35 +21,23 @@ impl ObjectId {
     /// Reads what a document says of itself.
     pub fn of(document: &Value) -> Result<Self, ManifestError> {
         let text = |pointer: &str| {
-            document
-                .pointer(pointer)
-                .and_then(Value::as_str)
-                .filter(|s| !s.is_empty())
+            document.pointer(pointer).and_then(Value::as_str).filter(|s| !s.is_empty())
         };
         let named = |what: &'static str| ManifestError::Incomplete {
             what,
-            object: text("/metadata/name")
-                .or(text("/kind"))
-                .unwrap_or("a document")
-                .to_owned(),
+            object: text("/metadata/name").or(text("/kind")).unwrap_or("a document").to_owned(),
         };
         Ok(Self {
-            api_version: text("/apiVersion")
-                .ok_or_else(|| named("apiVersion"))?
-                .to_owned(),
+            api_version: text("/apiVersion").ok_or_else(|| named("apiVersion"))?.to_owned(),
             kind: text("/kind").ok_or_else(|| named("kind"))?.to_owned(),
             namespace: text("/metadata/namespace").map(str::to_owned),
-            name: text("/metadata/name")
-                .ok_or_else(|| named("metadata.name"))?
-                .to_owned(),
+            name: text("/metadata/name").ok_or_else(|| named("metadata.name"))?.to_owned(),
         })
     }
 
     /// Group and version, split.
     pub fn group_version(&self) -> (&str, &str) {
-        self.api_version
-            .split_once('/')
-            .unwrap_or(("", &self.api_version))
+        self.api_version.split_once('/').unwrap_or(("", &self.api_version))
     }
 
     /// Whether this version of the product carries such an object to a new state.
@@ -113,19 +101,14 @@ fn open(
     let Some(map) = document.as_object_mut() else {
         return Err(ManifestError::NotAnObject(index + 1));
     };
-    let is_list = map
-        .get("kind")
-        .and_then(Value::as_str)
-        .is_some_and(|k| k.ends_with("List"));
+    let is_list = map.get("kind").and_then(Value::as_str).is_some_and(|k| k.ends_with("List"));
     if is_list && let Some(Value::Array(items)) = map.remove("items") {
         for item in items {
             open(item, index, objects)?;
         }
         return Ok(());
     }
-    if let Some(prefix) = document
-        .pointer("/metadata/generateName")
-        .and_then(Value::as_str)
+    if let Some(prefix) = document.pointer("/metadata/generateName").and_then(Value::as_str)
         && document.pointer("/metadata/name").is_none()
     {
         return Err(ManifestError::Generated(prefix.to_owned()));
@@ -163,18 +146,10 @@ pub fn containers(pod_spec: &Value) -> Vec<Container<'_>> {
     [("containers", false), ("initContainers", true)]
         .into_iter()
         .flat_map(|(list, init)| {
-            let items = pod_spec
-                .get(list)
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten();
+            let items = pod_spec.get(list).and_then(Value::as_array).into_iter().flatten();
             items.filter_map(move |c| {
                 let name = c.get("name")?.as_str()?;
-                Some(Container {
-                    name,
-                    image: c.get("image")?.as_str()?,
-                    init,
-                })
+                Some(Container { name, image: c.get("image")?.as_str()?, init })
             })
         })
         .collect()
@@ -194,10 +169,7 @@ mod tests {
         let names: Vec<_> = got.iter().map(|(id, _)| id.name.as_str()).collect();
         assert_eq!(names, ["a", "b", "c"]);
         let twice = flatten(vec![list, object("a")]).expect_err("a is there twice");
-        assert_eq!(
-            twice.to_string(),
-            "service/a is written twice; keep one of them"
-        );
+        assert_eq!(twice.to_string(), "service/a is written twice; keep one of them");
     }
 
     #[test]

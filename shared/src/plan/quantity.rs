@@ -5,9 +5,7 @@ const NANOS: i128 = 1_000_000_000;
 
 /// Reads a quantity as a number of nano-units; `None` if it is not one.
 pub fn nanos(text: &str) -> Option<i128> {
-    let end = text
-        .find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-'))
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-')).unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let scale = scale(suffix)?;
     let (negative, digits) = match number.strip_prefix('-') {
@@ -19,11 +17,7 @@ pub fn nanos(text: &str) -> Option<i128> {
     if (whole.is_empty() && fraction.is_empty()) || !is_number(whole) || !is_number(fraction) {
         return None;
     }
-    let whole: i128 = if whole.is_empty() {
-        0
-    } else {
-        whole.parse().ok()?
-    };
+    let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
     let mut value = whole.checked_mul(scale)?;
     if !fraction.is_empty() {
         // More than nine places are finer than the API keeps.

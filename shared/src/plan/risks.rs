@@ -50,11 +50,7 @@ pub fn notices(request: &Request) -> Vec<Notice> {
 }
 
 fn push(found: &mut Vec<Notice>, severity: Severity, reason: &'static str, message: String) {
-    found.push(Notice {
-        severity,
-        reason,
-        message,
-    });
+    found.push(Notice { severity, reason, message });
 }
 
 /// `deploy/a, deploy/b and 3 more`
@@ -65,12 +61,7 @@ fn listed(names: &[String]) -> String {
         Some(more) => {
             format!(
                 "{} and {more} more",
-                names
-                    .iter()
-                    .take(SHOWN)
-                    .cloned()
-                    .collect::<Vec<_>>()
-                    .join(", ")
+                names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ")
             )
         }
     }
@@ -96,11 +87,7 @@ fn repository_moves(changes: &[&ImageChange], found: &mut Vec<Notice>) {
         *moves.entry(pair).or_default() += 1;
     }
     for ((from, to), count) in moves {
-        let images = if count == 1 {
-            "1 image".to_owned()
-        } else {
-            format!("{count} images")
-        };
+        let images = if count == 1 { "1 image".to_owned() } else { format!("{count} images") };
         let message = format!(
             "registry path moves from {from} to {to} ({images}): pull secrets, mirrors and \
              signature rules may name the old path"
@@ -116,20 +103,10 @@ fn versions(changes: &[&ImageChange], found: &mut Vec<Notice>) {
             continue;
         };
         if to.digest().is_none() {
-            let list = if to.tag().is_none_or(|t| t == "latest") {
-                &mut latest
-            } else {
-                &mut no_digest
-            };
+            let list =
+                if to.tag().is_none_or(|t| t == "latest") { &mut latest } else { &mut no_digest };
             // The last part says which; the whole reference is in the plan.
-            list.push(
-                change
-                    .to
-                    .rsplit('/')
-                    .next()
-                    .unwrap_or(&change.to)
-                    .to_owned(),
-            );
+            list.push(change.to.rsplit('/').next().unwrap_or(&change.to).to_owned());
         }
         if let Ok(from) = Image::parse(&change.from)
             && from.repository().rsplit('/').next() == to.repository().rsplit('/').next()
@@ -178,14 +155,9 @@ pub fn compare_versions(a: &str, b: &str) -> Option<Ordering> {
 /// `v1.2.3-alpine` as `[1, 2, 3]` and `-alpine`.
 fn numbers(tag: &str) -> Option<(Vec<u64>, &str)> {
     let tag = tag.strip_prefix('v').unwrap_or(tag);
-    let end = tag
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(tag.len());
+    let end = tag.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(tag.len());
     let (version, rest) = tag.split_at(end);
-    let numbers = version
-        .split('.')
-        .map(|n| n.parse().ok())
-        .collect::<Option<Vec<u64>>>()?;
+    let numbers = version.split('.').map(|n| n.parse().ok()).collect::<Option<Vec<u64>>>()?;
     Some((numbers, rest))
 }
 
@@ -256,14 +228,8 @@ fn is_zero(value: &IntOrString) -> bool {
 fn inexact_weights(workloads: &[Workload], weights: &[i32], found: &mut Vec<Notice>) {
     // Workloads of the same size round the same way: one line for all of them.
     let mut by_size: BTreeMap<i32, Vec<String>> = BTreeMap::new();
-    for workload in workloads
-        .iter()
-        .filter(|w| w.replicas() > 1 && !w.is_recreate())
-    {
-        by_size
-            .entry(workload.replicas())
-            .or_default()
-            .push(workload.reference());
+    for workload in workloads.iter().filter(|w| w.replicas() > 1 && !w.is_recreate()) {
+        by_size.entry(workload.replicas()).or_default().push(workload.reference());
     }
     for (replicas, names) in by_size {
         let off: Vec<String> = weights
@@ -271,18 +237,12 @@ fn inexact_weights(workloads: &[Workload], weights: &[i32], found: &mut Vec<Noti
             .filter(|w| i64::from(replicas) * i64::from(**w) % 100 != 0)
             .map(|weight| {
                 let pods = canary_count(*weight, replicas);
-                format!(
-                    "{weight} % is {pods} of {replicas} ({} %)",
-                    pods * 100 / replicas
-                )
+                format!("{weight} % is {pods} of {replicas} ({} %)", pods * 100 / replicas)
             })
             .collect();
         if !off.is_empty() {
-            let message = format!(
-                "weights come in whole pods; for {}: {}",
-                listed(&names),
-                off.join(", ")
-            );
+            let message =
+                format!("weights come in whole pods; for {}: {}", listed(&names), off.join(", "));
             push(found, Severity::Note, "WeightRounded", message);
         }
     }
@@ -305,10 +265,7 @@ mod tests {
     fn versions_are_ordered_only_where_they_have_one_form() {
         assert_eq!(compare_versions("v1.10", "v1.9"), Some(Ordering::Greater));
         assert_eq!(compare_versions("1.2", "v1.2.0"), Some(Ordering::Equal));
-        assert_eq!(
-            compare_versions("1.2-alpine", "1.3-alpine"),
-            Some(Ordering::Less)
-        );
+        assert_eq!(compare_versions("1.2-alpine", "1.3-alpine"), Some(Ordering::Less));
         assert_eq!(compare_versions("1.2-alpine", "1.3"), None);
         assert_eq!(compare_versions("latest", "1.3"), None);
     }

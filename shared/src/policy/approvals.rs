@@ -15,10 +15,7 @@ pub fn decide(review: &Review<'_>, change: &Change<UpgradeApproval>) -> Verdict 
         return Verdict::Allow;
     };
     let spec = &new.spec;
-    let object = format!(
-        "the approval of Upgrade {}/{}",
-        review.namespace, spec.upgrade
-    );
+    let object = format!("the approval of Upgrade {}/{}", review.namespace, spec.upgrade);
     if let Err(refusal) = identity(review, spec.approver.as_ref(), &object, "spec.approver") {
         return refusal.into();
     }
@@ -27,11 +24,7 @@ pub fn decide(review: &Review<'_>, change: &Change<UpgradeApproval>) -> Verdict 
             namespace: review.namespace.to_string(),
             name: spec.upgrade.clone(),
         }),
-        access: vec![AccessNeed::One(Access::upgrade(
-            "approve",
-            &review.namespace,
-            &spec.upgrade,
-        ))],
+        access: vec![AccessNeed::One(Access::upgrade("approve", &review.namespace, &spec.upgrade))],
         topic: Topic::Approval(ApprovalTopic {
             namespace: review.namespace.to_string(),
             upgrade: spec.upgrade.clone(),
@@ -51,12 +44,10 @@ pub fn confirm(topic: &ApprovalTopic, live: &Upgrade) -> Result<(), Box<Refusal>
             "`{}` may not say {:?} to Upgrade {}/{}",
             topic.approver.username, topic.decision, topic.namespace, topic.upgrade
         );
-        Err(Box::new(Refusal::new(reason, what, why, help).run(
-            format!(
-                "kubectl upgrade status {} -n {}",
-                topic.upgrade, topic.namespace
-            ),
-        )))
+        Err(Box::new(
+            Refusal::new(reason, what, why, help)
+                .run(format!("kubectl upgrade status {} -n {}", topic.upgrade, topic.namespace)),
+        ))
     };
     let look = "look at the plan that is there now and decide on that one";
     let uid = live.metadata.uid.as_deref();

@@ -25,10 +25,8 @@ pub fn decide(place: &Place<'_>, new: &Workload<'_>) -> Verdict {
         }
         return mismatch(place, new, entry, &policy_names(&policies)).into();
     }
-    let strict: Vec<_> = policies
-        .into_iter()
-        .filter(|p| p.spec.first_install == FirstInstall::Upgrade)
-        .collect();
+    let strict: Vec<_> =
+        policies.into_iter().filter(|p| p.spec.first_install == FirstInstall::Upgrade).collect();
     if strict.is_empty() {
         return intrusion(place, new).map_or(Verdict::Allow, Verdict::from);
     }
@@ -43,10 +41,7 @@ pub fn decide(place: &Place<'_>, new: &Workload<'_>) -> Verdict {
         "this version approves changes of images and not first installs: set \
          `spec.firstInstall: Allow` while it is created",
     )
-    .run(format!(
-        "kubectl edit upgradepolicy {}",
-        strict.first().map_or("", |p| p.name.as_str())
-    ))
+    .run(format!("kubectl edit upgradepolicy {}", strict.first().map_or("", |p| p.name.as_str())))
     .into()
 }
 
@@ -87,11 +82,8 @@ pub fn intrusion(place: &Place<'_>, new: &Workload<'_>) -> Option<Refusal> {
 }
 
 fn mismatch(place: &Place<'_>, new: &Workload<'_>, entry: &LedgerEntry, by: &str) -> Refusal {
-    let images: Vec<_> = new
-        .images
-        .iter()
-        .map(|i| format!("`{}` {}", i.container, i.image))
-        .collect();
+    let images: Vec<_> =
+        new.images.iter().map(|i| format!("`{}` {}", i.container, i.image)).collect();
     let refusal = Refusal::new(
         Reason::LedgerMismatch,
         format!(
@@ -101,26 +93,18 @@ fn mismatch(place: &Place<'_>, new: &Workload<'_>, entry: &LedgerEntry, by: &str
             new.name,
             images.join(", ")
         ),
-        format!(
-            "{by} governs it, and it was last approved with {}",
-            self::images(entry)
-        ),
+        format!("{by} governs it, and it was last approved with {}", self::images(entry)),
         "create it with the approved images, then start an Upgrade to the others: deleting and \
          creating a workload is no way to change its images",
     );
     if let Some(open) = place.view.open_upgrade(new.kind, &new.name) {
         let why = format!("{}; {} is under way", refusal.why, waiting(open));
-        let command = format!(
-            "kubectl upgrade status {} -n {}",
-            open.name, place.namespace
-        );
+        let command = format!("kubectl upgrade status {} -n {}", open.name, place.namespace);
         return Refusal { why, ..refusal }.run(command);
     }
     if new.kind != WorkloadKind::Deployment {
-        return refusal.run(format!(
-            "kubectl get upgradeledger ledger -n {} -o yaml",
-            place.namespace
-        ));
+        return refusal
+            .run(format!("kubectl get upgradeledger ledger -n {} -o yaml", place.namespace));
     }
     refusal.run(format!(
         "kubectl upgrade start deploy/{} --image CONTAINER=IMAGE -n {}",
@@ -138,17 +122,11 @@ fn reserved(place: &Place<'_>, new: &Workload<'_>, upgrade: &str) -> Refusal {
         "the upgrade controller alone sets that label, while an Upgrade is in flight",
         "create it without the label; a saved manifest of an object in flight carries it",
     )
-    .run(format!(
-        "kubectl upgrade status {upgrade} -n {}",
-        place.namespace
-    ))
+    .run(format!("kubectl upgrade status {upgrade} -n {}", place.namespace))
 }
 
 fn images(entry: &LedgerEntry) -> String {
-    let all: Vec<_> = entry
-        .images
-        .iter()
-        .map(|i| format!("`{}` {}", i.container, i.image))
-        .collect();
+    let all: Vec<_> =
+        entry.images.iter().map(|i| format!("`{}` {}", i.container, i.image)).collect();
     all.join(", ")
 }

@@ -58,7 +58,7 @@ pub fn confirm(question: &Question, answers: &Answers) -> Result<(), Box<Refusal
         (Some(r), Live::Missing) => return Err(upgrades::missing(&r.namespace, &r.name).into()),
         (Some(r), Live::Failed(why)) => {
             return Err(
-                unconfirmed(&format!("reading Upgrade {}/{}", r.namespace, r.name), why).into(),
+                unconfirmed(&format!("reading Upgrade {}/{}", r.namespace, r.name), why).into()
             );
         }
         (Some(r), Live::NotAsked) => {
@@ -107,9 +107,7 @@ pub(super) fn not_ready(what: &str) -> Refusal {
          it does not allow",
         "try again in a few seconds; if it stays so, its log says what it waits for",
     )
-    .run(format!(
-        "kubectl logs -n {SYSTEM_NAMESPACE} deploy/{SERVICE_ACCOUNT}"
-    ))
+    .run(format!("kubectl logs -n {SYSTEM_NAMESPACE} deploy/{SERVICE_ACCOUNT}"))
 }
 
 /// What the rules for workloads look at.
@@ -137,30 +135,18 @@ fn workload(snapshot: &Snapshot, review: &Review<'_>, change: &Change<Workload<'
         }
         return match place(snapshot, review, own) {
             Some(place) => create::decide(&place, new),
-            None => not_ready(&format!(
-                "{} {} cannot be created now",
-                new.kind,
-                review.named()
-            ))
-            .into(),
+            None => {
+                not_ready(&format!("{} {} cannot be created now", new.kind, review.named())).into()
+            }
         };
     };
-    let tampering = if own {
-        None
-    } else {
-        inflight::tampering(old, new)
-    };
+    let tampering = if own { None } else { inflight::tampering(old, new) };
     let images = differ(&old.images, &new.images);
     if tampering.is_none() && !images {
         return Verdict::Allow;
     }
     let Some(place) = place(snapshot, review, own) else {
-        return not_ready(&format!(
-            "{} {} cannot be changed now",
-            new.kind,
-            review.named()
-        ))
-        .into();
+        return not_ready(&format!("{} {} cannot be changed now", new.kind, review.named())).into();
     };
     if !place.view.governed() {
         return Verdict::Allow;
@@ -173,35 +159,24 @@ fn workload(snapshot: &Snapshot, review: &Review<'_>, change: &Change<Workload<'
 
 fn place<'s>(snapshot: &'s Snapshot, review: &'s Review<'_>, own: bool) -> Option<Place<'s>> {
     let namespace = &*review.namespace;
-    let view = snapshot
-        .namespace(namespace)
-        .filter(|_| snapshot.synced())?;
-    Some(Place {
-        view,
-        namespace,
-        own,
-    })
+    let view = snapshot.namespace(namespace).filter(|_| snapshot.synced())?;
+    Some(Place { view, namespace, own })
 }
 
 impl<'s> Place<'s> {
     /// Policies that govern a workload.
     ///
-    /// The labels before the change count as well as those after it. And a workload that the
-    /// ledger knows stays governed when its labels stop matching, or taking a label off would
-    /// be the first half of an image change nobody approved.
+    /// The labels before the change count as well as those after it, and so do those that the
+    /// ledger noted when it first saw the workload: taking a label off must not be the first half
+    /// of an image change that nobody approved. A policy that is narrowed lets go at once.
     pub fn governing(&self, old: Option<&Workload<'_>>, new: &Workload<'_>) -> Vec<&'s PolicyView> {
+        let noted = self.view.entry(new.kind, &new.name);
         let selects = |p: &&PolicyView| {
-            p.selects(new.kind, &new.labels) || old.is_some_and(|o| p.selects(o.kind, &o.labels))
+            p.selects(new.kind, &new.labels)
+                || old.is_some_and(|o| p.selects(o.kind, &o.labels))
+                || noted.is_some_and(|e| p.selects(e.kind, &e.labels))
         };
-        let found: Vec<_> = self.view.policies().filter(selects).collect();
-        if found.is_empty() && self.view.entry(new.kind, &new.name).is_some() {
-            return self
-                .view
-                .policies()
-                .filter(|p| p.includes(new.kind))
-                .collect();
-        }
-        found
+        self.view.policies().filter(selects).collect()
     }
 }
 

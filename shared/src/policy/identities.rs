@@ -14,10 +14,7 @@ const KUBE_SYSTEM: &str = "system:serviceaccount:kube-system:";
 /// being replaced under a configuration that lost them.
 pub fn creates(username: &str, kind: WorkloadKind) -> bool {
     if username == CONTROLLER_MANAGER {
-        return matches!(
-            kind,
-            WorkloadKind::ReplicaSet | WorkloadKind::Job | WorkloadKind::Pod
-        );
+        return matches!(kind, WorkloadKind::ReplicaSet | WorkloadKind::Job | WorkloadKind::Pod);
     }
     let Some(account) = username.strip_prefix(KUBE_SYSTEM) else {
         return false;
@@ -59,17 +56,9 @@ mod tests {
             (sa("cronjob-controller"), WorkloadKind::Job, true),
             (sa("job-controller"), WorkloadKind::Pod, true),
             (sa("default"), WorkloadKind::Pod, false),
-            (
-                "system:serviceaccount:shop:job-controller".to_owned(),
-                WorkloadKind::Pod,
-                false,
-            ),
+            ("system:serviceaccount:shop:job-controller".to_owned(), WorkloadKind::Pod, false),
             (CONTROLLER_MANAGER.to_owned(), WorkloadKind::Pod, true),
-            (
-                CONTROLLER_MANAGER.to_owned(),
-                WorkloadKind::Deployment,
-                false,
-            ),
+            (CONTROLLER_MANAGER.to_owned(), WorkloadKind::Deployment, false),
         ];
         for (user, kind, expected) in rows {
             assert_eq!(creates(&user, kind), expected, "{user} creates {kind}");

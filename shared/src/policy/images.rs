@@ -25,10 +25,7 @@ pub fn decide(place: &Place<'_>, old: &Workload<'_>, new: &Workload<'_>) -> Verd
         return question(place, old, new, upgrade).into();
     }
     let in_flight = old.in_flight().or(new.in_flight());
-    let approved = place
-        .view
-        .entry(new.kind, &new.name)
-        .is_some_and(|e| new.runs(e));
+    let approved = place.view.entry(new.kind, &new.name).is_some_and(|e| new.runs(e));
     if in_flight.is_none() && approved {
         return Verdict::Allow;
     }
@@ -37,10 +34,7 @@ pub fn decide(place: &Place<'_>, old: &Workload<'_>, new: &Workload<'_>) -> Verd
 
 fn question(place: &Place<'_>, old: &Workload<'_>, new: &Workload<'_>, upgrade: &str) -> Question {
     Question {
-        upgrade: Some(UpgradeRef {
-            namespace: place.namespace.into(),
-            name: upgrade.to_owned(),
-        }),
+        upgrade: Some(UpgradeRef { namespace: place.namespace.into(), name: upgrade.to_owned() }),
         access: Vec::new(),
         topic: Topic::Images(ImagesTopic {
             kind: new.kind,
@@ -76,10 +70,7 @@ fn refuse(
             "its images change when that Upgrade moves; for other images end it first and start \
              another",
         )
-        .run(format!(
-            "kubectl upgrade status {} -n {}",
-            open.name, place.namespace
-        ));
+        .run(format!("kubectl upgrade status {} -n {}", open.name, place.namespace));
     }
     if new.kind != WorkloadKind::Deployment {
         return other_kind(what, &governed, policies, new.kind);
@@ -129,49 +120,31 @@ pub fn confirm(topic: &ImagesTopic, live: &Upgrade) -> Result<(), Box<Refusal>> 
             topic.upgrade,
             describe(&topic.deltas)
         );
-        Err(Box::new(Refusal::new(reason, what, why, help).run(
-            format!(
-                "kubectl upgrade status {} -n {}",
-                topic.upgrade, topic.namespace
-            ),
-        )))
+        Err(Box::new(
+            Refusal::new(reason, what, why, help)
+                .run(format!("kubectl upgrade status {} -n {}", topic.upgrade, topic.namespace)),
+        ))
     };
     if !phase.is_in_flight() {
         let why = format!("it is {phase}");
-        return refuse(
-            Reason::WrongPhase,
-            why,
-            "images change while an Upgrade is in flight only",
-        );
+        return refuse(Reason::WrongPhase, why, "images change while an Upgrade is in flight only");
     }
     let mut mine = targets_with_strategy(live, topic).peekable();
     if mine.peek().is_none() {
         let why = format!("none of its stages lists {} {}", topic.kind, topic.name);
-        return refuse(
-            Reason::NotCovered,
-            why,
-            "an approval covers the listed workloads only",
-        );
+        return refuse(Reason::NotCovered, why, "an approval covers the listed workloads only");
     }
     let covering = mine.find_map(|(t, canary)| direction(t, &topic.deltas).map(|d| (d, canary)));
     let Some((direction, canary)) = covering else {
         let why = "its stages name other images for this workload".to_owned();
-        return refuse(
-            Reason::NotCovered,
-            why,
-            "an approval covers the listed images only",
-        );
+        return refuse(Reason::NotCovered, why, "an approval covers the listed images only");
     };
     if direction == Direction::Back {
         return Ok(());
     }
     if phase == Phase::RollingBack || live.metadata.deletion_timestamp.is_some() {
         let why = "it is being taken back".to_owned();
-        return refuse(
-            Reason::WrongPhase,
-            why,
-            "only its old images may be written now",
-        );
+        return refuse(Reason::WrongPhase, why, "only its old images may be written now");
     }
     if canary && !topic.may_go_forward {
         let why = "a canary's template comes with minReadySeconds 2147483646 and \
@@ -205,9 +178,7 @@ enum Direction {
 /// The one way that all the changes go, if the target names every one of them.
 fn direction(target: &WorkloadTarget, deltas: &[ImageDelta]) -> Option<Direction> {
     let all = |way: Direction| {
-        deltas
-            .iter()
-            .all(|d| target.images.iter().any(|change| goes(change, d, way)))
+        deltas.iter().all(|d| target.images.iter().any(|change| goes(change, d, way)))
     };
     if all(Direction::Forward) {
         Some(Direction::Forward)
@@ -234,22 +205,11 @@ pub fn describe(deltas: &[ImageDelta]) -> String {
         let comma = if text.is_empty() { "container" } else { "," };
         let _ = match (&d.from, &d.to) {
             (Some(from), Some(to)) => {
-                write!(
-                    text,
-                    "{comma} `{}` {} -> {}",
-                    d.container,
-                    plain(from),
-                    plain(to)
-                )
+                write!(text, "{comma} `{}` {} -> {}", d.container, plain(from), plain(to))
             }
             (None, Some(to)) => write!(text, "{comma} `{}` added with {}", d.container, plain(to)),
             (Some(from), None) => {
-                write!(
-                    text,
-                    "{comma} `{}` removed (was {})",
-                    d.container,
-                    plain(from)
-                )
+                write!(text, "{comma} `{}` removed (was {})", d.container, plain(from))
             }
             (None, None) => Ok(()),
         };
@@ -288,11 +248,7 @@ pub fn waiting(upgrade: &UpgradeView) -> String {
 /// "policy `a`" or "policies `a`, `b`".
 pub fn policy_names(policies: &[&PolicyView]) -> String {
     let names: Vec<_> = policies.iter().map(|p| format!("`{}`", p.name)).collect();
-    let noun = if names.len() == 1 {
-        "policy"
-    } else {
-        "policies"
-    };
+    let noun = if names.len() == 1 { "policy" } else { "policies" };
     format!("{noun} {}", names.join(", "))
 }
 

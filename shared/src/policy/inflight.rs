@@ -35,16 +35,8 @@ pub fn tampering(old: &Workload<'_>, new: &Workload<'_>) -> Option<Tampering> {
     } else if !same_json(old.template, new.template) {
         fields.push("spec.template".to_owned());
     }
-    fields.extend(
-        old.guarded
-            .differences(&new.guarded)
-            .into_iter()
-            .map(str::to_owned),
-    );
-    let changed = || Tampering::Changed {
-        upgrade: upgrade.to_owned(),
-        what: fields.join(", "),
-    };
+    fields.extend(old.guarded.differences(&new.guarded).into_iter().map(str::to_owned));
+    let changed = || Tampering::Changed { upgrade: upgrade.to_owned(), what: fields.join(", ") };
     (!fields.is_empty()).then(changed)
 }
 
@@ -58,10 +50,7 @@ pub fn refuse(place: &Place<'_>, new: &Workload<'_>, tampering: &Tampering) -> R
             "the upgrade controller alone sets that label, while an Upgrade is in flight",
             "leave the label out; an Upgrade of the workload sets it by itself",
         )
-        .run(format!(
-            "kubectl upgrade status {upgrade} -n {}",
-            place.namespace
-        )),
+        .run(format!("kubectl upgrade status {upgrade} -n {}", place.namespace)),
         Tampering::Changed { upgrade, what } => {
             let state = match place.view.upgrade(upgrade) {
                 Some(known) => waiting(known),
@@ -78,10 +67,7 @@ pub fn refuse(place: &Place<'_>, new: &Workload<'_>, tampering: &Tampering) -> R
                     place.namespace
                 ),
             )
-            .run(format!(
-                "kubectl upgrade abort {upgrade} -n {}",
-                place.namespace
-            ))
+            .run(format!("kubectl upgrade abort {upgrade} -n {}", place.namespace))
         }
     }
 }

@@ -110,13 +110,7 @@ impl Refusal {
         why: impl Into<String>,
         help: impl Into<String>,
     ) -> Self {
-        Self {
-            reason,
-            what: what.into(),
-            why: why.into(),
-            help: help.into(),
-            command: None,
-        }
+        Self { reason, what: what.into(), why: why.into(), help: help.into(), command: None }
     }
 
     /// The same with the command that helps.
@@ -130,13 +124,7 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // kubectl prints `status.reason` for some commands only, so the message says it too.
-        let Self {
-            reason,
-            what,
-            why,
-            help,
-            command,
-        } = self;
+        let Self { reason, what, why, help, command } = self;
         write!(f, "{what} ({reason})\n  why: {why}\n  help: {help}")?;
         match command {
             Some(command) => write!(f, "\n  run: {command}"),

@@ -98,10 +98,7 @@ impl Snapshot {
 
     /// The namespace, once its object has been seen.
     pub fn namespace(&self, name: &str) -> Option<&NamespaceView> {
-        self.namespaces
-            .get(name)
-            .map(AsRef::as_ref)
-            .filter(|n| n.seen)
+        self.namespaces.get(name).map(AsRef::as_ref).filter(|n| n.seen)
     }
 
     /// Upgrades of a namespace, also before the namespace itself was seen.
@@ -126,11 +123,7 @@ impl Snapshot {
     /// A namespace was created or changed.
     pub fn set_namespace(&mut self, name: &str, labels: Labels) {
         let governed = labels.get(GOVERNED_LABEL).is_some_and(|v| v != "false");
-        let policies = if governed {
-            matching(&self.policies, &labels)
-        } else {
-            Vec::new()
-        };
+        let policies = if governed { matching(&self.policies, &labels) } else { Vec::new() };
         let view = self.view_mut(name);
         view.seen = true;
         view.governed = governed;
@@ -153,10 +146,7 @@ impl Snapshot {
     /// A policy was created or changed; copies the namespaces it comes to, leaves or changes in.
     pub fn set_policy(&mut self, policy: &UpgradePolicy) {
         let name = policy.metadata.name.clone().unwrap_or_default();
-        let view = Arc::new(PolicyView {
-            name: name.clone(),
-            spec: policy.spec.clone(),
-        });
+        let view = Arc::new(PolicyView { name: name.clone(), spec: policy.spec.clone() });
         if self.policies.get(name.as_str()) == Some(&view) {
             return;
         }
@@ -176,9 +166,7 @@ impl Snapshot {
         let namespace = upgrade.metadata.namespace.as_deref().unwrap_or_default();
         let view = UpgradeView::of(upgrade);
         let key: Arc<str> = view.name.as_str().into();
-        self.view_mut(namespace)
-            .upgrades
-            .insert(key, Arc::new(view));
+        self.view_mut(namespace).upgrades.insert(key, Arc::new(view));
     }
 
     /// An Upgrade is gone.
@@ -194,10 +182,7 @@ impl Snapshot {
         let namespace = ledger.metadata.namespace.as_deref().unwrap_or_default();
         let mut view = LedgerView::default();
         for entry in &ledger.spec.entries {
-            view.entries
-                .entry(entry.name.clone())
-                .or_default()
-                .push(entry.clone());
+            view.entries.entry(entry.name.clone()).or_default().push(entry.clone());
         }
         self.view_mut(namespace).ledger = Arc::new(view);
     }
@@ -237,12 +222,8 @@ impl Snapshot {
 }
 
 fn matching(policies: &BTreeMap<Arc<str>, Arc<PolicyView>>, ns: &Labels) -> Vec<Arc<PolicyView>> {
-    let holds = |p: &&Arc<PolicyView>| {
-        p.spec
-            .namespace_selector
-            .as_ref()
-            .is_none_or(|s| s.matches(ns))
-    };
+    let holds =
+        |p: &&Arc<PolicyView>| p.spec.namespace_selector.as_ref().is_none_or(|s| s.matches(ns));
     policies.values().filter(holds).cloned().collect()
 }
 
@@ -259,11 +240,7 @@ impl NamespaceView {
 
     /// What the ledger says of a workload.
     pub fn entry(&self, kind: WorkloadKind, name: &str) -> Option<&LedgerEntry> {
-        self.ledger
-            .entries
-            .get(name)?
-            .iter()
-            .find(|e| e.kind == kind)
+        self.ledger.entries.get(name)?.iter().find(|e| e.kind == kind)
     }
 
     /// Every entry of the ledger.
@@ -278,10 +255,7 @@ impl NamespaceView {
 
     /// The Upgrade that has this workload and is not over.
     pub fn open_upgrade(&self, kind: WorkloadKind, name: &str) -> Option<&UpgradeView> {
-        self.upgrades
-            .values()
-            .map(AsRef::as_ref)
-            .find(|u| u.is_open() && u.has(kind, name))
+        self.upgrades.values().map(AsRef::as_ref).find(|u| u.is_open() && u.has(kind, name))
     }
 }
 
@@ -290,11 +264,7 @@ impl PolicyView {
     pub fn selects(&self, kind: WorkloadKind, labels: &Labels) -> bool {
         let workloads = &self.spec.workloads;
         self.includes(kind)
-            && (workloads.all
-                || workloads
-                    .selector
-                    .as_ref()
-                    .is_some_and(|s| s.matches(labels)))
+            && (workloads.all || workloads.selector.as_ref().is_some_and(|s| s.matches(labels)))
     }
 
     /// Whether the policy is about this kind at all.
@@ -328,20 +298,13 @@ impl UpgradeView {
 
     /// Whether the workload is one of its targets.
     pub fn has(&self, kind: WorkloadKind, name: &str) -> bool {
-        self.targets
-            .iter()
-            .any(|t| t.kind == kind && t.name == name)
+        self.targets.iter().any(|t| t.kind == kind && t.name == name)
     }
 }
 
 /// The targets of all stages of an Upgrade.
 pub fn targets(upgrade: &Upgrade) -> impl Iterator<Item = &WorkloadTarget> {
-    upgrade
-        .spec
-        .stages
-        .iter()
-        .filter_map(|s| s.workloads.as_ref())
-        .flat_map(|w| &w.targets)
+    upgrade.spec.stages.iter().filter_map(|s| s.workloads.as_ref()).flat_map(|w| &w.targets)
 }
 
 #[cfg(test)]
@@ -352,10 +315,7 @@ mod tests {
     #[test]
     fn an_event_copies_one_namespace_only() {
         let mut now = Snapshot::new("us");
-        now.set_policy(&policy(
-            "all",
-            serde_json::json!({"workloads": {"all": true}}),
-        ));
+        now.set_policy(&policy("all", serde_json::json!({"workloads": {"all": true}})));
         for ns in ["a", "b"] {
             now.set_namespace(ns, labels(&[(GOVERNED_LABEL, "true")]));
         }
@@ -365,11 +325,7 @@ mod tests {
         let pointer = |s: &Snapshot, ns: &str| Arc::as_ptr(&s.namespaces[ns]);
         assert_ne!(pointer(&before, "a"), pointer(&now, "a"));
         assert_eq!(pointer(&before, "b"), pointer(&now, "b"));
-        assert_eq!(
-            before.upgrades("a").count(),
-            0,
-            "an older snapshot never changes"
-        );
+        assert_eq!(before.upgrades("a").count(), 0, "an older snapshot never changes");
     }
 
     #[test]
@@ -400,10 +356,7 @@ mod tests {
     fn what_arrives_before_its_namespace_is_kept_and_later_forgotten() {
         let mut s = Snapshot::new("us");
         s.set_upgrade(&upgrade("a", "u", "Pending"));
-        assert!(
-            s.namespace("a").is_none(),
-            "an Upgrade does not make a namespace known"
-        );
+        assert!(s.namespace("a").is_none(), "an Upgrade does not make a namespace known");
         assert_eq!(s.upgrades("a").count(), 1);
         s.remove_upgrade("a", "u");
         assert!(s.is_empty());

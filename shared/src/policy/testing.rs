@@ -12,10 +12,7 @@ use serde_json::{Value, json};
 pub const US: &str = "system:serviceaccount:kubectl-upgrade-system:upgrade-webhook";
 
 pub fn labels(pairs: &[(&str, &str)]) -> Labels {
-    pairs
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-        .collect()
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
 pub fn policy(name: &str, spec: Value) -> UpgradePolicy {
@@ -59,7 +56,7 @@ pub fn shop_with(spec: Value) -> Snapshot {
         "shop",
         &json!([{"kind": "Deployment", "name": "web", "since": "2026-01-01T00:00:00Z",
             "images": [{"container": "web", "image": "web:v1"}],
-            "selector": {"matchLabels": {"app": "web"}}}]),
+            "selector": {"matchLabels": {"app": "web"}}, "labels": {"app": "web"}}]),
     ));
     s.set_synced(true);
     s
@@ -75,12 +72,7 @@ pub fn web(image: &str, change: impl FnOnce(&mut Value)) -> Value {
 }
 
 pub fn user(name: &str) -> User<'_> {
-    User {
-        username: name.into(),
-        uid: "".into(),
-        groups: Some(vec!["devs".into()]),
-        extra: None,
-    }
+    User { username: name.into(), uid: "".into(), groups: Some(vec!["devs".into()]), extra: None }
 }
 
 pub fn review<'a>(
@@ -111,22 +103,11 @@ pub fn workload(
 ) -> Verdict {
     let raw = |v: &Value| RawValue::from_string(v.to_string()).expect("valid JSON");
     let (old, new) = (old.map(raw), raw(new));
-    let operation = if old.is_some() {
-        Operation::Update
-    } else {
-        Operation::Create
-    };
+    let operation = if old.is_some() { Operation::Update } else { Operation::Create };
     let parse = |r| Workload::parse(kind, r).expect("parses");
-    let change = Change {
-        old: old.as_deref().map(parse),
-        new: Some(parse(&new)),
-    };
+    let change = Change { old: old.as_deref().map(parse), new: Some(parse(&new)) };
     let subject = Subject::Workload(Box::new(change));
-    decide(
-        snapshot,
-        &review(name, operation, "", subject),
-        Timestamp::UNIX_EPOCH,
-    )
+    decide(snapshot, &review(name, operation, "", subject), Timestamp::UNIX_EPOCH)
 }
 
 /// "Allow", "Confirm" or the reason of the refusal; a refusal must be complete.
@@ -139,10 +120,7 @@ pub fn outcome(verdict: &Verdict) -> &'static str {
                 assert!(!text.is_empty() && !text.ends_with('.'), "{refusal}");
             }
             assert!(
-                refusal
-                    .command
-                    .as_ref()
-                    .is_some_and(|c| c.starts_with("kubectl ")),
+                refusal.command.as_ref().is_some_and(|c| c.starts_with("kubectl ")),
                 "{refusal}"
             );
             refusal.reason.as_str()

@@ -38,26 +38,15 @@ fn status(review: &Review<'_>) -> Refusal {
             "the status of Upgrade {} is written by the upgrade controller alone",
             review.named()
         ),
-        format!(
-            "`{}` asked, and the status says what was approved and done",
-            review.user.username
-        ),
+        format!("`{}` asked, and the status says what was approved and done", review.user.username),
         "an Upgrade is steered by its verbs: pause, resume, promote, abort, retry, approve, reject",
     )
-    .run(format!(
-        "kubectl upgrade status {} -n {}",
-        review.name, review.namespace
-    ))
+    .run(format!("kubectl upgrade status {} -n {}", review.name, review.namespace))
 }
 
 fn create(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade) -> Verdict {
     let object = format!("Upgrade {}/{}", review.namespace, name(review, new));
-    if let Err(refusal) = identity(
-        review,
-        new.spec.requester.as_ref(),
-        &object,
-        "spec.requester",
-    ) {
+    if let Err(refusal) = identity(review, new.spec.requester.as_ref(), &object, "spec.requester") {
         return refusal.into();
     }
     if let Some(refusal) = idle(review, new, &object) {
@@ -103,10 +92,7 @@ fn idle(review: &Review<'_>, new: &Upgrade, object: &str) -> Option<Refusal> {
         "leave that image out, or give the image to run in `to`",
     );
     let resource = kind.resource();
-    Some(refusal.run(format!(
-        "kubectl get {resource} {name} -n {} -o wide",
-        review.namespace
-    )))
+    Some(refusal.run(format!("kubectl get {resource} {name} -n {} -o wide", review.namespace)))
 }
 
 /// The refusal of an Upgrade of a workload that is in another one.
@@ -126,10 +112,7 @@ fn busy(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade, object: &str) -
         format!("{} is not over", waiting(other)),
         "a workload is in one Upgrade at a time: wait for it to end, or abort it",
     );
-    let command = format!(
-        "kubectl upgrade status {} -n {}",
-        other.name, review.namespace
-    );
+    let command = format!("kubectl upgrade status {} -n {}", other.name, review.namespace);
     Some(refusal.run(command))
 }
 
@@ -138,21 +121,16 @@ fn update(review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Verdict {
         return refusal.into();
     }
     let none = Control::default();
-    let (was, is) = (
-        old.spec.control.as_ref().unwrap_or(&none),
-        new.spec.control.as_ref().unwrap_or(&none),
-    );
+    let (was, is) =
+        (old.spec.control.as_ref().unwrap_or(&none), new.spec.control.as_ref().unwrap_or(&none));
     let verbs = [
         ("pause", old.spec.paused != new.spec.paused),
         ("abort", was.abort != is.abort),
         ("promote", was.promote != is.promote),
         ("retry", was.retry != is.retry),
     ];
-    let wanted: Vec<_> = verbs
-        .into_iter()
-        .filter(|(_, changed)| *changed)
-        .map(|(v, _)| v)
-        .collect();
+    let wanted: Vec<_> =
+        verbs.into_iter().filter(|(_, changed)| *changed).map(|(v, _)| v).collect();
     if wanted.is_empty() {
         return Verdict::Allow;
     }
@@ -174,21 +152,14 @@ fn verbs_on(review: &Review<'_>, name: &str, verbs: &[&'static str]) -> Question
         access: verbs.iter().copied().map(access).collect(),
         topic: rights(
             review,
-            format!(
-                "{} Upgrade {}/{name}",
-                verbs.join(" and "),
-                review.namespace
-            ),
+            format!("{} Upgrade {}/{name}", verbs.join(" and "), review.namespace),
         ),
     }
 }
 
 fn finalizer(review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Option<Refusal> {
     let has = |u: &Upgrade| {
-        u.metadata
-            .finalizers
-            .as_ref()
-            .is_some_and(|f| f.iter().any(|f| f == RESTORE_FINALIZER))
+        u.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == RESTORE_FINALIZER))
     };
     let phase = old.status.as_ref().map(|s| s.phase).unwrap_or_default();
     if !phase.is_in_flight() || !has(old) || has(new) {
@@ -206,10 +177,7 @@ fn finalizer(review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Option<Refusa
         ),
         "abort it; the controller removes the finalizer when everything is put back",
     );
-    Some(refusal.run(format!(
-        "kubectl upgrade abort {name} -n {}",
-        review.namespace
-    )))
+    Some(refusal.run(format!("kubectl upgrade abort {name} -n {}", review.namespace)))
 }
 
 /// Whether an identity field says who asks; admission stamps it, so it differs only when the
@@ -224,10 +192,7 @@ pub fn identity(
     let why = match written {
         Some(identity) if user.is(identity) => return Ok(()),
         Some(identity) => {
-            format!(
-                "{field} says `{}`, and `{}` asked",
-                identity.username, user.username
-            )
+            format!("{field} says `{}`, and `{}` asked", identity.username, user.username)
         }
         None => format!("{field} was not stamped: the mutating webhook did not answer"),
     };
@@ -251,19 +216,11 @@ pub fn missing(namespace: &str, name: &str) -> Refusal {
 fn unread(review: &Review<'_>) -> Refusal {
     let what = format!("Upgrade {} may not be deleted", review.named());
     let why = "the request does not say what it is";
-    Refusal::new(
-        Reason::Malformed,
-        what,
-        why,
-        "try again; the API server sends the old object",
-    )
+    Refusal::new(Reason::Malformed, what, why, "try again; the API server sends the old object")
 }
 
 fn rights(review: &Review<'_>, what: String) -> Topic {
-    Topic::Rights {
-        what,
-        username: review.user.username.to_string(),
-    }
+    Topic::Rights { what, username: review.user.username.to_string() }
 }
 
 /// The name, also of an object that the request does not name (`generateName`).
@@ -280,10 +237,7 @@ impl Topic {
         let (what, username) = match self {
             Self::Rights { what, username } => (what.clone(), username.as_str()),
             Self::Approval(a) => (
-                format!(
-                    "say {:?} to Upgrade {}/{}",
-                    a.decision, a.namespace, a.upgrade
-                ),
+                format!("say {:?} to Upgrade {}/{}", a.decision, a.namespace, a.upgrade),
                 a.approver.username.as_str(),
             ),
             Self::Images(i) => (format!("change {} {}/{}", i.kind, i.namespace, i.name), ""),

@@ -74,16 +74,10 @@ impl<'a> Workload<'a> {
         let object: Object<'a> = serde_json::from_str(raw.get())?;
         let labels = object.metadata.labels.unwrap_or_default();
         let (template, pod_labels, pod) = if kind == WorkloadKind::Pod {
-            (
-                object.spec,
-                labels.clone(),
-                optional::<PodSpec<'a>>(object.spec)?,
-            )
+            (object.spec, labels.clone(), optional::<PodSpec<'a>>(object.spec)?)
         } else {
             let spec: Spec<'a> = optional(object.spec)?.unwrap_or_default();
-            let raw = spec
-                .template
-                .or(spec.job_template.and_then(|j| j.spec?.template));
+            let raw = spec.template.or(spec.job_template.and_then(|j| j.spec?.template));
             let template: Template<'a> = optional(raw)?.unwrap_or_default();
             let labels = template.metadata.and_then(|m| m.labels).unwrap_or_default();
             (raw, labels, template.spec)
@@ -112,10 +106,7 @@ impl<'a> Workload<'a> {
     pub fn runs(&self, entry: &LedgerEntry) -> bool {
         self.images.len() == entry.images.len()
             && self.images.iter().all(|i| {
-                entry
-                    .images
-                    .iter()
-                    .any(|e| e.container == i.container && same(&e.image, &i.image))
+                entry.images.iter().any(|e| e.container == i.container && same(&e.image, &i.image))
             })
     }
 
@@ -127,11 +118,7 @@ impl<'a> Workload<'a> {
 
     /// Whether all pods are replaced at once.
     pub fn recreates(&self) -> bool {
-        self.guarded
-            .strategy
-            .as_ref()
-            .and_then(|s| s.type_.as_deref())
-            == Some("Recreate")
+        self.guarded.strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("Recreate")
     }
 }
 
@@ -140,10 +127,7 @@ impl Guarded {
     /// its default.
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
         let pairs = [
-            (
-                "spec.paused",
-                self.paused.unwrap_or(false) == other.paused.unwrap_or(false),
-            ),
+            ("spec.paused", self.paused.unwrap_or(false) == other.paused.unwrap_or(false)),
             (
                 "spec.minReadySeconds",
                 self.min_ready_seconds.unwrap_or(0) == other.min_ready_seconds.unwrap_or(0),
@@ -155,21 +139,14 @@ impl Guarded {
             ),
             ("spec.strategy", self.strategy == other.strategy),
         ];
-        pairs
-            .into_iter()
-            .filter(|(_, equal)| !equal)
-            .map(|(name, _)| name)
-            .collect()
+        pairs.into_iter().filter(|(_, equal)| !equal).map(|(name, _)| name).collect()
     }
 }
 
 /// Whether any image differs, or a container came or went. Allocates nothing.
 pub fn differ(old: &[Image<'_>], new: &[Image<'_>]) -> bool {
     old.len() != new.len()
-        || old
-            .iter()
-            .zip(new)
-            .any(|(a, b)| a.container != b.container || !same(&a.image, &b.image))
+        || old.iter().zip(new).any(|(a, b)| a.container != b.container || !same(&a.image, &b.image))
 }
 
 /// Every image that differs, and every container that came or went, by container name.
@@ -220,28 +197,18 @@ fn optional<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> serde_json::Re
 }
 
 fn images(pod: PodSpec<'_>) -> Vec<Image<'_>> {
-    let containers = [
-        pod.containers,
-        pod.init_containers,
-        pod.ephemeral_containers,
-    ];
+    let containers = [pod.containers, pod.init_containers, pod.ephemeral_containers];
     let mut all: Vec<Image<'_>> = containers
         .into_iter()
         .flatten()
         .flatten()
-        .map(|c| Image {
-            container: c.name,
-            image: c.image.map_or(Cow::Borrowed(""), |t| t.0),
-        })
+        .map(|c| Image { container: c.name, image: c.image.map_or(Cow::Borrowed(""), |t| t.0) })
         .collect();
     for volume in pod.volumes.unwrap_or_default() {
         if let Some(image) = volume.image {
             let reference = image.reference.map_or(Cow::Borrowed(""), |t| t.0);
             let container = Cow::Owned(format!("volume:{}", volume.name));
-            all.push(Image {
-                container,
-                image: reference,
-            });
+            all.push(Image { container, image: reference });
         }
     }
     all.sort_unstable();

@@ -29,7 +29,7 @@ struct Demo {
 #[tokio::main]
 async fn main() -> ExitCode {
     let started = Instant::now();
-    match run().await {
+    match Box::pin(run()).await {
         Ok((passed, failed)) => {
             println!("\ntook {:.1} s", started.elapsed().as_secs_f32());
             println!("{passed} passed, {failed} failed");
@@ -64,7 +64,7 @@ async fn run() -> Result<(u32, u32)> {
             demo.grant(user, role).await?;
         }
     }
-    let ended = demo.story().await;
+    let ended = Box::pin(demo.story()).await;
     let counts = (demo.passed, demo.failed);
     demo.product.webhook().term()?;
     demo.product.webhook().wait_exit().await;
@@ -76,18 +76,24 @@ impl Demo {
     async fn story(&mut self) -> Result<()> {
         let before = self.shop.deploy("web", 10, json!({})).await?;
         self.nobody_changes_an_image_directly()?;
-        self.a_canary_with_approval().await?;
+        Box::pin(self.a_canary_with_approval()).await?;
         self.shop.complete("web").await?;
-        self.check("afterwards nothing of ours is left on the Deployment", self.clean("web", &before).await);
-        self.a_bad_version_is_taken_back().await?;
-        self.abort_and_retry().await
+        self.check(
+            "afterwards nothing of ours is left on the Deployment",
+            self.clean("web", &before).await,
+        );
+        Box::pin(self.a_bad_version_is_taken_back()).await?;
+        Box::pin(self.abort_and_retry()).await
     }
 
     fn nobody_changes_an_image_directly(&mut self) -> Result<()> {
         title("Nobody changes an image directly");
         let (ok, text) = self.kubectl("ana", &["set", "image", "deployment/web", "web=web:v2"])?;
         let refused = !ok && text.contains("web:v2") && text.contains("kubectl upgrade start");
-        self.check("`kubectl set image` is refused, with the reason and the command that helps", refused);
+        self.check(
+            "`kubectl set image` is refused, with the reason and the command that helps",
+            refused,
+        );
         let (ok, _) = self.kubectl("ana", &["scale", "deployment/web", "--replicas=11"])?;
         let (back, _) = self.kubectl("ana", &["scale", "deployment/web", "--replicas=10"])?;
         self.check("scaling passes", ok && back);
@@ -97,16 +103,29 @@ impl Demo {
     async fn a_canary_with_approval(&mut self) -> Result<()> {
         title("An approved Upgrade does, step by step");
         self.shop.complete("web").await?;
-        let (ok, _) = self.upgrade("ana", &[
-            "start", "deploy/web", "--image", "web=web:v2", "--name", "web-v2", "--steps", "10,pause,50,pause,100",
-        ])?;
+        let (ok, _) = self.upgrade(
+            "ana",
+            &[
+                "start",
+                "deploy/web",
+                "--image",
+                "web=web:v2",
+                "--name",
+                "web-v2",
+                "--steps",
+                "10,pause,50,pause,100",
+            ],
+        )?;
         self.check("ana starts an Upgrade", ok);
         self.shop.phase("web-v2", Phase::AwaitingApproval).await?;
         self.check("it awaits approval", true);
         let (ok, text) = self.upgrade("ana", &["approve", "web-v2", "--yes"])?;
         self.check("ana's own approval is refused", !ok && text.contains("somebody else"));
         let (ok, text) = self.approve_by_hand("ana").await?;
-        self.check("also without the plugin, by the API server", !ok && text.contains("denied the request"));
+        self.check(
+            "also without the plugin, by the API server",
+            !ok && text.contains("denied the request"),
+        );
         let watch = self.shop.watch("web").await?;
         let (ok, _) = self.upgrade("bob", &["approve", "web-v2", "--yes"])?;
         self.check("bob's is accepted", ok);
@@ -128,7 +147,10 @@ impl Demo {
         self.shop.phase("web-v2", Phase::Completed).await?;
         self.split("100 %", "web:v2", (0, 10)).await?;
         let seen = watch.finish().await?;
-        println!("   fewest ready pods at any moment: {} of 10, most live: {}", seen.min_ready, seen.max_live);
+        println!(
+            "   fewest ready pods at any moment: {} of 10, most live: {}",
+            seen.min_ready, seen.max_live
+        );
         self.check("never fewer than 10 ready pods", seen.min_ready >= 10);
         Ok(())
     }
@@ -137,9 +159,19 @@ impl Demo {
         title("A version whose pods never become ready is taken back by itself");
         let before = self.shop.deploy("api", 10, json!({"progressDeadlineSeconds": 5})).await?;
         let watch = self.shop.watch("api").await?;
-        self.upgrade("ana", &[
-            "start", "deploy/api", "--image", "web=web:v2-never-ready", "--name", "api-v2", "--steps", "10,50,100",
-        ])?;
+        self.upgrade(
+            "ana",
+            &[
+                "start",
+                "deploy/api",
+                "--image",
+                "web=web:v2-never-ready",
+                "--name",
+                "api-v2",
+                "--steps",
+                "10,50,100",
+            ],
+        )?;
         self.shop.phase("api-v2", Phase::AwaitingApproval).await?;
         self.upgrade("bob", &["approve", "api-v2", "--yes"])?;
         let done = self.shop.phase("api-v2", Phase::RolledBack).await?;
@@ -156,9 +188,10 @@ impl Demo {
     async fn abort_and_retry(&mut self) -> Result<()> {
         title("Abort and retry");
         let before = self.shop.deploy("cart", 4, json!({})).await?;
-        self.upgrade("ana", &[
-            "start", "deploy/cart", "--to", "v2", "--name", "cart-v2", "--steps", "50,pause,100",
-        ])?;
+        self.upgrade(
+            "ana",
+            &["start", "deploy/cart", "--to", "v2", "--name", "cart-v2", "--steps", "50,pause,100"],
+        )?;
         self.shop.phase("cart-v2", Phase::AwaitingApproval).await?;
         self.upgrade("bob", &["approve", "cart-v2", "--yes"])?;
         self.shop.rests_at("cart-v2", 1).await?;
@@ -241,8 +274,15 @@ impl Demo {
 
     fn say(&self, user: &str, shown: &str, mut command: Command) -> Result<(bool, String)> {
         println!(" {user}$ {shown}");
-        let output = command.args(["-n", &self.shop.namespace]).output().with_context(|| shown.to_owned())?;
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let output = command
+            .args(["-n", &self.shop.namespace])
+            .output()
+            .with_context(|| shown.to_owned())?;
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         for line in text.lines() {
             println!("   {line}");
         }

@@ -93,12 +93,7 @@ enum Format {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Cmd::Up {
-            which,
-            nodes,
-            foreground,
-            bare,
-        } => up(&which.name, nodes, foreground, bare),
+        Cmd::Up { which, nodes, foreground, bare } => up(&which.name, nodes, foreground, bare),
         Cmd::Down { which } => down(&which.name),
         Cmd::Status { which, output } => status(&which.name, output),
         Cmd::Kubectl { which, arguments } => kubectl(&which.name, &arguments),
@@ -109,11 +104,7 @@ fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
-        let code = if error.is::<GoMissing>() {
-            NO_GO
-        } else {
-            FAILED
-        };
+        let code = if error.is::<GoMissing>() { NO_GO } else { FAILED };
         ExitCode::from(code)
     })
 }
@@ -129,11 +120,7 @@ fn up(name: &str, nodes: u16, foreground: bool, bare: bool) -> Result<ExitCode> 
     let runtime = tokio::runtime::Runtime::new().context("no runtime")?;
     runtime.block_on(async {
         let started = std::time::Instant::now();
-        let options = Options {
-            nodes,
-            progress: Progress::stderr(),
-            ..Options::default()
-        };
+        let options = Options { nodes, progress: Progress::stderr(), ..Options::default() };
         let cluster = ControlPlane::start(options).await?;
         if !bare {
             product::install(&cluster).await?;
@@ -198,11 +185,7 @@ fn status(name: &str, format: Format) -> Result<ExitCode> {
             }
         }
     }
-    Ok(if running.is_some() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(NOT_RUNNING)
-    })
+    Ok(if running.is_some() { ExitCode::SUCCESS } else { ExitCode::from(NOT_RUNNING) })
 }
 
 fn kubectl(name: &str, arguments: &[String]) -> Result<ExitCode> {
@@ -210,34 +193,21 @@ fn kubectl(name: &str, arguments: &[String]) -> Result<ExitCode> {
         not_running(name);
         return Ok(ExitCode::from(NOT_RUNNING));
     };
-    let error = Command::new(&record.kubectl)
-        .args(arguments)
-        .env("KUBECONFIG", &record.kubeconfig)
-        .exec();
+    let error =
+        Command::new(&record.kubectl).args(arguments).env("KUBECONFIG", &record.kubeconfig).exec();
     Err(error).context("cannot run kubectl")
 }
 
 fn not_running(name: &str) {
-    eprintln!(
-        "no sandbox {name} runs\nhint: cargo sandbox up{}",
-        name_flag(name)
-    );
+    eprintln!("no sandbox {name} runs\nhint: cargo sandbox up{}", name_flag(name));
 }
 
 fn name_flag(name: &str) -> String {
-    if name == "default" {
-        String::new()
-    } else {
-        format!(" --name {name}")
-    }
+    if name == "default" { String::new() } else { format!(" --name {name}") }
 }
 
 /// In single quotes, so that the line is right whatever the path has in it.
 fn print_export(record: &Record) {
-    let path = record
-        .kubeconfig
-        .display()
-        .to_string()
-        .replace('\'', r"'\''");
+    let path = record.kubeconfig.display().to_string().replace('\'', r"'\''");
     println!("export KUBECONFIG='{path}'");
 }

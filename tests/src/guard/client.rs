@@ -124,11 +124,7 @@ impl Guardian {
         let stdout = child.stdout.take().context("the guardian has no stdout")?;
         let mut lines = BufReader::new(stdout).lines();
         let first = lines.next().context("the guardian ended at once")??;
-        let Ok(Event::Ready {
-            protocol: PROTOCOL,
-            pid,
-            scratch,
-        }) = serde_json::from_str(&first)
+        let Ok(Event::Ready { protocol: PROTOCOL, pid, scratch }) = serde_json::from_str(&first)
         else {
             bail!(
                 "{} is from another build\nhint: cargo build -p upgrade-sandbox",
@@ -171,11 +167,7 @@ impl Guardian {
     /// Starts a process and waits until it runs.
     pub async fn spawn(&self, launch: Launch) -> Result<Process> {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let log = self
-            .0
-            .scratch
-            .join("logs")
-            .join(format!("{}.log", launch.name));
+        let log = self.0.scratch.join("logs").join(format!("{}.log", launch.name));
         let (sender, mut state) = watch::channel(State::Starting);
         lock(&self.0.states).insert(id, sender);
         self.0.ask(&Request::Start {
@@ -193,13 +185,9 @@ impl Guardian {
         match started {
             Ok(State::Failed(error)) => bail!("{}: {error}", launch.name),
             Err(_) => bail!("{}: the guardian is gone", launch.name),
-            Ok(_) => Ok(Process {
-                id,
-                name: launch.name,
-                log,
-                state,
-                guardian: Arc::clone(&self.0),
-            }),
+            Ok(_) => {
+                Ok(Process { id, name: launch.name, log, state, guardian: Arc::clone(&self.0) })
+            }
         }
     }
 
@@ -207,12 +195,9 @@ impl Guardian {
     pub async fn detach(self) -> Result<()> {
         let mut detached = self.0.detached.subscribe();
         self.0.ask(&Request::Detach)?;
-        tokio::time::timeout(
-            Duration::from_secs(5),
-            detached.wait_for(|detached| *detached),
-        )
-        .await
-        .context("the guardian does not answer")??;
+        tokio::time::timeout(Duration::from_secs(5), detached.wait_for(|detached| *detached))
+            .await
+            .context("the guardian does not answer")??;
         Ok(())
     }
 
@@ -299,9 +284,7 @@ impl Process {
     /// Waits until it has ended.
     pub async fn wait_exit(&self) -> Exit {
         let mut state = self.state.clone();
-        let ended = state
-            .wait_for(|state| matches!(state, State::Exited(_)))
-            .await;
+        let ended = state.wait_for(|state| matches!(state, State::Exited(_))).await;
         match ended.as_deref() {
             Ok(State::Exited(exit)) => *exit,
             _ => Exit::Lost,
@@ -330,19 +313,13 @@ pub fn call(socket: &Path, request: &Request) -> Result<Option<Event>> {
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    stream
-        .write_all(&line)
-        .context("the guardian does not listen")?;
+    stream.write_all(&line).context("the guardian does not listen")?;
     let mut answer = String::new();
-    BufReader::new(stream)
-        .read_line(&mut answer)
-        .context("the guardian does not answer")?;
+    BufReader::new(stream).read_line(&mut answer).context("the guardian does not answer")?;
     if answer.is_empty() {
         return Ok(None);
     }
-    serde_json::from_str(&answer)
-        .map(Some)
-        .context("the guardian is from another build")
+    serde_json::from_str(&answer).map(Some).context("the guardian is from another build")
 }
 
 /// The `sandbox` program: tests run in `target/<profile>/deps`, other programs beside it.

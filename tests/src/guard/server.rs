@@ -94,12 +94,8 @@ async fn run() -> Result<()> {
         pid: std::process::id(),
         scratch: scratch.path().to_owned(),
     });
-    let mut server = Server {
-        children: BTreeMap::new(),
-        messages,
-        started: Instant::now(),
-        detached: false,
-    };
+    let mut server =
+        Server { children: BTreeMap::new(), messages, started: Instant::now(), detached: false };
     let farewell = loop {
         tokio::select! {
             _ = terminate.recv() => break None,
@@ -114,9 +110,7 @@ async fn run() -> Result<()> {
         }
     };
     server.end_all().await;
-    let removed = scratch
-        .close()
-        .context("the scratch directory could not be removed");
+    let removed = scratch.close().context("the scratch directory could not be removed");
     if let Some(reply) = farewell {
         let _ = reply.send(Event::Stopped);
         // The connection's task writes the answer; let it before the runtime ends.
@@ -128,24 +122,16 @@ async fn run() -> Result<()> {
 impl Server {
     fn handle(&mut self, message: Message) {
         match message {
-            Message::FromParent(Request::Start {
-                id,
-                name,
-                argv,
-                env,
-                cwd,
-                log,
-            }) => match start(&argv, env, cwd, &log) {
-                Ok((child, pid)) => {
-                    let minded = self.mind(id, name, child, pid);
-                    self.children.insert(id, minded);
-                    say(&Event::Started { id, pid });
+            Message::FromParent(Request::Start { id, name, argv, env, cwd, log }) => {
+                match start(&argv, env, cwd, &log) {
+                    Ok((child, pid)) => {
+                        let minded = self.mind(id, name, child, pid);
+                        self.children.insert(id, minded);
+                        say(&Event::Started { id, pid });
+                    }
+                    Err(error) => say(&Event::Failed { id, error: format!("{error:#}") }),
                 }
-                Err(error) => say(&Event::Failed {
-                    id,
-                    error: format!("{error:#}"),
-                }),
-            },
+            }
             Message::FromParent(Request::Kill { id }) => self.order(id, Signal::KILL),
             Message::FromParent(Request::Term { id }) => self.order(id, Signal::TERM),
             Message::FromParent(Request::Detach) => {
@@ -179,10 +165,7 @@ impl Server {
             processes: self
                 .children
                 .values()
-                .map(|child| Running {
-                    name: child.name.clone(),
-                    pid: child.pid,
-                })
+                .map(|child| Running { name: child.name.clone(), pid: child.pid })
                 .collect(),
         }
     }
@@ -190,12 +173,7 @@ impl Server {
     fn mind(&self, id: u64, name: String, child: Child, pid: u32) -> Minded {
         let (orders, inbox) = mpsc::unbounded_channel();
         let task = tokio::spawn(mind(id, child, inbox, self.messages.clone()));
-        Minded {
-            name,
-            pid,
-            orders,
-            task,
-        }
+        Minded { name, pid, orders, task }
     }
 
     /// The last one started depends on those before it, so it goes first.
@@ -227,10 +205,7 @@ async fn mind(
 }
 
 fn send(child: &Child, signal: Signal) {
-    let pid = child
-        .id()
-        .and_then(|pid| i32::try_from(pid).ok())
-        .and_then(Pid::from_raw);
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     let Some(pid) = pid else { return };
     // What fails here is a process that is gone, which `wait` reports.
     let _ = if signal == Signal::KILL {
@@ -251,12 +226,7 @@ fn start(
     if program.contains('/') && !std::path::Path::new(program).exists() {
         bail!("{program} does not exist");
     }
-    let open = || {
-        std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(log)
-    };
+    let open = || std::fs::OpenOptions::new().create(true).append(true).open(log);
     let mut command = Command::new(own_program()?);
     command
         .arg("guard-exec")
@@ -271,9 +241,7 @@ fn start(
     if let Some(cwd) = cwd {
         command.current_dir(cwd);
     }
-    let child = command
-        .spawn()
-        .with_context(|| format!("cannot start {program}"))?;
+    let child = command.spawn().with_context(|| format!("cannot start {program}"))?;
     let pid = child.id().context("a fresh process has no pid")?;
     Ok((child, pid))
 }
@@ -281,11 +249,7 @@ fn start(
 /// This very program, even when a rebuild has put another one at its path meanwhile.
 fn own_program() -> Result<std::path::PathBuf> {
     let link = std::path::PathBuf::from("/proc/self/exe");
-    if link.exists() {
-        Ok(link)
-    } else {
-        std::env::current_exe().context("where is this program?")
-    }
+    if link.exists() { Ok(link) } else { std::env::current_exe().context("where is this program?") }
 }
 
 /// Becomes `argv`, bound to the life of the guardian `parent` even where that is killed itself.

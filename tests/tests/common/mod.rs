@@ -46,21 +46,13 @@ pub fn rolled_out(replicas: i32) -> impl Fn(Option<&Deployment>) -> bool {
 
 pub fn ready_pods(pod: Option<&Pod>) -> usize {
     let status = pod.and_then(|pod| pod.status.as_ref());
-    let conditions = status
-        .and_then(|status| status.conditions.as_ref())
-        .into_iter()
-        .flatten();
-    conditions
-        .filter(|condition| condition.type_ == "Ready" && condition.status == "True")
-        .count()
+    let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    conditions.filter(|condition| condition.type_ == "Ready" && condition.status == "True").count()
 }
 
 /// The guardian and all it owns.
 pub fn pids(cluster: &ControlPlane) -> Vec<u32> {
-    let owned = cluster
-        .processes()
-        .iter()
-        .filter_map(upgrade_sandbox::Process::pid);
+    let owned = cluster.processes().iter().filter_map(upgrade_sandbox::Process::pid);
     owned.chain([cluster.guardian_pid()]).collect()
 }
 
@@ -70,13 +62,7 @@ pub async fn assert_dead(pids: &[u32]) -> Result<()> {
     eventually("the processes to end", Duration::from_secs(10), || async {
         for pid in pids {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let state = stat
-                .rsplit(')')
-                .next()
-                .unwrap_or_default()
-                .trim_start()
-                .chars()
-                .next();
+            let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
             if state.is_some_and(|state| state != 'Z') {
                 bail!("{pid} lives: {stat}");
             }

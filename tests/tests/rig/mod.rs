@@ -61,23 +61,11 @@ impl Rig {
             "--san=127.0.0.1".into(),
         ];
         // Started first: it has to wait for its CRDs, rights and configurations without dying.
-        let webhook = cluster
-            .spawn("webhook", argv, [("RUST_LOG", "info")])
-            .await?;
+        let webhook = cluster.spawn("webhook", argv, [("RUST_LOG", "info")]).await?;
         let admin = cluster.kubeconfig().to_owned();
         let user = |name: &str| cluster.kubeconfig_for(name, &["people"]);
         let (alice, bob, mallory) = (user("alice")?, user("bob")?, user("mallory")?);
-        let rig = Self {
-            cluster,
-            webhook,
-            port,
-            probes,
-            admin,
-            us,
-            alice,
-            bob,
-            mallory,
-        };
+        let rig = Self { cluster, webhook, port, probes, admin, us, alice, bob, mallory };
         rig.install()?;
         rig.ready().await?;
         Ok(rig)
@@ -88,22 +76,16 @@ impl Rig {
         let crds = manifests.join("crds").display().to_string();
         self.run(User::Admin, &["apply", "-f", &crds], None)?;
         let base = manifests.join("base");
-        for file in [
-            "namespace.yaml",
-            "rbac.yaml",
-            "roles.yaml",
-            "deployment.yaml",
-            "webhooks.yaml",
-        ] {
+        for file in
+            ["namespace.yaml", "rbac.yaml", "roles.yaml", "deployment.yaml", "webhooks.yaml"]
+        {
             let mut text = std::fs::read_to_string(base.join(file))?;
             for path in ["/validate", "/mutate"] {
                 let service = format!(
                     "service: {{name: upgrade-webhook, namespace: kubectl-upgrade-system, path: {path}, port: 443}}"
                 );
-                text = text.replace(
-                    &service,
-                    &format!("url: https://127.0.0.1:{}{path}", self.port),
-                );
+                text =
+                    text.replace(&service, &format!("url: https://127.0.0.1:{}{path}", self.port));
             }
             self.run(User::Admin, &["apply", "-f", "-"], Some(&text))?;
         }
@@ -116,11 +98,7 @@ impl Rig {
         ] {
             let name = format!("{user}-{role}");
             let (role, user) = (format!("--clusterrole={role}"), format!("--user={user}"));
-            self.run(
-                User::Admin,
-                &["create", "clusterrolebinding", &name, &role, &user],
-                None,
-            )?;
+            self.run(User::Admin, &["create", "clusterrolebinding", &name, &role, &user], None)?;
         }
         let role = [
             "create",
@@ -135,9 +113,8 @@ impl Rig {
 
     pub async fn ready(&self) -> Result<()> {
         let probes = format!("127.0.0.1:{}", self.probes);
-        let ready = eventually("readiness", Duration::from_secs(45), || {
-            product::get(&probes, "/readyz")
-        });
+        let ready =
+            eventually("readiness", Duration::from_secs(45), || product::get(&probes, "/readyz"));
         ready.await.with_context(|| self.webhook.log_tail(30))?;
         // The Deployment of the manifests is admitted under Pod Security `restricted`.
         eventually("our own pods", Duration::from_secs(30), || async {
@@ -193,11 +170,7 @@ impl Rig {
 
     fn kubectl(&self, user: User, args: &[&str], stdin: Option<&str>) -> Result<Output> {
         let mut command = self.cluster.kubectl_with(self.kubeconfig(user));
-        command
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let mut pipe = child.stdin.take().context("no stdin")?;
         pipe.write_all(stdin.unwrap_or_default().as_bytes())?;
@@ -224,24 +197,17 @@ impl Rig {
     pub async fn governed(&self) -> Result<String> {
         let ns = self.cluster.namespace("shop").await?;
         self.creates(User::Us, &ledger(&ns))?;
-        self.accepts(
-            User::Admin,
-            &["label", "ns", &ns, "kubectl-upgrade.dev/governed=true"],
-        );
+        self.accepts(User::Admin, &["label", "ns", &ns, "kubectl-upgrade.dev/governed=true"]);
         self.creates(User::Admin, &deployment(&ns, "web", "web:v1"))?;
         Ok(ns)
     }
 
     /// Writes the phase as the controller would.
     pub async fn phase(&self, ns: &str, upgrade: &str, phase: &str) -> Result<()> {
-        let client = self
-            .cluster
-            .client_for(US, &["system:serviceaccounts"])
-            .await?;
+        let client = self.cluster.client_for(US, &["system:serviceaccounts"]).await?;
         let patch = json!({"status": {"phase": phase, "message": "waits for promote"}});
         let api: Api<Upgrade> = Api::namespaced(client, ns);
-        api.patch_status(upgrade, &PatchParams::default(), &Patch::Merge(patch))
-            .await?;
+        api.patch_status(upgrade, &PatchParams::default(), &Patch::Merge(patch)).await?;
         Ok(())
     }
 }
@@ -261,15 +227,7 @@ pub async fn governed(rig: &Rig, spec: &Value) -> Result<String> {
     rig.creates(User::Admin, &policy(&ns, spec))?;
     // The policy reaches the webhook by a watch.
     eventually("the policy to hold", Duration::from_secs(10), || async {
-        let args = [
-            "set",
-            "image",
-            "deploy/web",
-            "app=web:probe",
-            "-n",
-            &ns,
-            "--dry-run=server",
-        ];
+        let args = ["set", "image", "deploy/web", "app=web:probe", "-n", &ns, "--dry-run=server"];
         match rig.run(User::Alice, &args, None) {
             Ok(_) => anyhow::bail!("not yet"),
             Err(_) => Ok(()),

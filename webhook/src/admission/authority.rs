@@ -60,11 +60,7 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).context("signing the CA")?.pem();
-        Ok(Self {
-            certificate,
-            key: Some(key.serialize_pem()),
-            since: now,
-        })
+        Ok(Self { certificate, key: Some(key.serialize_pem()), since: now })
     }
 
     fn expired(&self, now: i64) -> bool {
@@ -75,11 +71,7 @@ impl Ca {
 impl Authority {
     /// A first CA.
     pub fn new(now: i64) -> Result<Self> {
-        Ok(Self {
-            current: Ca::new(now)?,
-            next: None,
-            old: None,
-        })
+        Ok(Self { current: Ca::new(now)?, next: None, old: None })
     }
 
     /// The CAs of a Secret's data; `None` where the current one is missing or damaged.
@@ -93,11 +85,7 @@ impl Authority {
             })
         };
         let current = ca("ca").filter(|c| c.key.is_some())?;
-        Some(Self {
-            current,
-            next: ca("next").filter(|c| c.key.is_some()),
-            old: ca("old"),
-        })
+        Some(Self { current, next: ca("next").filter(|c| c.key.is_some()), old: ca("old") })
     }
 
     /// The Secret's data.
@@ -127,9 +115,7 @@ impl Authority {
     pub fn bundle(&self, now: i64) -> String {
         let all = [Some(&self.current), self.next.as_ref(), self.old.as_ref()];
         let valid = all.into_iter().flatten().filter(|ca| !ca.expired(now));
-        valid
-            .flat_map(|ca| [ca.certificate.trim_end(), "\n"])
-            .collect()
+        valid.flat_map(|ca| [ca.certificate.trim_end(), "\n"]).collect()
     }
 
     /// The CAs as they should be now, where that differs from what they are.
@@ -145,10 +131,7 @@ impl Authority {
         match due.next.take() {
             Some(next) if now >= next.since + OVERLAP => {
                 let retired = std::mem::replace(&mut due.current, next);
-                due.old = Some(Ca {
-                    key: None,
-                    ..retired
-                });
+                due.old = Some(Ca { key: None, ..retired });
             }
             Some(next) => due.next = Some(next),
             None if now >= due.current.since + CA_LIFE / 3 * 2 => due.next = Some(Ca::new(now)?),
@@ -181,12 +164,7 @@ impl Authority {
         let key = KeyPair::generate().context("making a key")?;
         let certificate = params.signed_by(&key, &issuer).context("signing")?.pem();
         let (renew, until) = (now + life / 3 * 2, now + life);
-        Ok(Leaf {
-            certificate,
-            key: key.serialize_pem(),
-            renew,
-            until,
-        })
+        Ok(Leaf { certificate, key: key.serialize_pem(), renew, until })
     }
 }
 
@@ -217,10 +195,7 @@ mod tests {
     fn the_secret_keeps_everything() {
         let mut authority = Authority::new(NOW).expect("a CA");
         authority.next = Some(Ca::new(NOW + 1).expect("a CA"));
-        authority.old = Some(Ca {
-            key: None,
-            ..Ca::new(NOW - 1).expect("a CA")
-        });
+        authority.old = Some(Ca { key: None, ..Ca::new(NOW - 1).expect("a CA") });
         assert!(Authority::read(&authority.write()).is_some_and(|a| a == authority));
         assert!(Authority::read(&BTreeMap::new()).is_none());
     }
@@ -236,15 +211,8 @@ mod tests {
         assert!(both.due(start + OVERLAP - 1).expect("due").is_none());
         let turned = both.due(start + OVERLAP).expect("due").expect("a change");
         assert!(!turned.signs_like(first.certificate()));
-        assert!(
-            turned
-                .bundle(start + OVERLAP)
-                .contains(first.certificate().trim_end())
-        );
-        assert!(
-            !turned.write().contains_key("old.key"),
-            "a retired CA cannot sign"
-        );
+        assert!(turned.bundle(start + OVERLAP).contains(first.certificate().trim_end()));
+        assert!(!turned.write().contains_key("old.key"), "a retired CA cannot sign");
         let last_leaf = start + OVERLAP + LEAF_LIFE;
         assert!(turned.due(last_leaf).expect("due").is_none());
         let done = turned.due(last_leaf + DAY).expect("due").expect("a change");
@@ -264,16 +232,9 @@ mod tests {
         let authority = Authority::new(NOW).expect("a CA");
         let sans = ["a.b.svc".to_owned(), "127.0.0.1".to_owned()];
         let leaf = authority.leaf(&sans, NOW).expect("a leaf");
-        assert_eq!(
-            (leaf.until, leaf.renew),
-            (NOW + LEAF_LIFE, NOW + LEAF_LIFE / 3 * 2)
-        );
+        assert_eq!((leaf.until, leaf.renew), (NOW + LEAF_LIFE, NOW + LEAF_LIFE / 3 * 2));
         let late = authority.leaf(&sans, NOW + CA_LIFE - DAY).expect("a leaf");
         assert_eq!(late.until, NOW + CA_LIFE);
-        assert!(
-            authority
-                .leaf(&["not a name!".to_owned() + "\u{e9}"], NOW)
-                .is_err()
-        );
+        assert!(authority.leaf(&["not a name!".to_owned() + "\u{e9}"], NOW).is_err());
     }
 }

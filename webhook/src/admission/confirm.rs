@@ -24,10 +24,7 @@ pub async fn answer(client: &Client, question: &Question, user: &User<'_>) -> An
         }
     };
     let access = async {
-        let needs = question
-            .access
-            .iter()
-            .map(|need| granted(client, need, user));
+        let needs = question.access.iter().map(|need| granted(client, need, user));
         futures::future::join_all(needs).await
     };
     let both = async { tokio::join!(upgrade, access) };
@@ -36,10 +33,7 @@ pub async fn answer(client: &Client, question: &Question, user: &User<'_>) -> An
     }
     let why = "the API server did not answer within 1 s".to_owned();
     let access = vec![Granted::Failed(why.clone()); question.access.len()];
-    Answers {
-        upgrade: Live::Failed(why),
-        access,
-    }
+    Answers { upgrade: Live::Failed(why), access }
 }
 
 /// Reads an Upgrade from the API server, not from any cache.
@@ -73,11 +67,7 @@ async fn granted(client: &Client, need: &AccessNeed, user: &User<'_>) -> Granted
             Err(why) => return Granted::Failed(why),
         }
     }
-    if missing.is_empty() {
-        Granted::Yes
-    } else {
-        Granted::No(missing)
-    }
+    if missing.is_empty() { Granted::Yes } else { Granted::No(missing) }
 }
 
 async fn may(client: &Client, access: &Access, user: &User<'_>) -> Result<bool, String> {
@@ -106,13 +96,8 @@ async fn may(client: &Client, access: &Access, user: &User<'_>) -> Result<bool, 
         status: None,
     };
     let api: Api<SubjectAccessReview> = Api::all(client.clone());
-    let answer = api
-        .create(&PostParams::default(), &review)
-        .await
-        .map_err(|e| e.to_string())?;
-    let status = answer
-        .status
-        .ok_or("the access review came back without a status")?;
+    let answer = api.create(&PostParams::default(), &review).await.map_err(|e| e.to_string())?;
+    let status = answer.status.ok_or("the access review came back without a status")?;
     // `denied` is a no even where another authorizer said yes.
     Ok(status.allowed && !status.denied.unwrap_or(false))
 }

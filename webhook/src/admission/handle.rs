@@ -51,9 +51,7 @@ pub async fn handle(settings: &Settings, path: Path, body: &[u8]) -> Reply {
         Ok(request) => {
             let (uid, kind) = (request.uid.to_string(), request.label());
             let asked = AssertUnwindSafe(ask(settings, path, request)).catch_unwind();
-            let answer = asked
-                .await
-                .unwrap_or_else(|_| Answer::Denied(Box::new(panicked())));
+            let answer = asked.await.unwrap_or_else(|_| Answer::Denied(Box::new(panicked())));
             (uid, kind, answer)
         }
         Err(error) => match uid_of(body) {
@@ -76,10 +74,7 @@ pub async fn handle(settings: &Settings, path: Path, body: &[u8]) -> Reply {
 pub fn too_large(head: &[u8], limit: usize) -> Reply {
     let text = format!("the request is larger than {} MiB", limit / (1024 * 1024));
     let Some(uid) = uid_of(head) else {
-        return (
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("{text}\n").into_bytes(),
-        );
+        return (StatusCode::PAYLOAD_TOO_LARGE, format!("{text}\n").into_bytes());
     };
     let refusal = Refusal::new(
         Reason::Malformed,
@@ -93,10 +88,7 @@ pub fn too_large(head: &[u8], limit: usize) -> Reply {
 fn reply(uid: &str, answer: &Answer) -> Reply {
     match answer.encode(uid) {
         Ok(bytes) => (StatusCode::OK, bytes),
-        Err(error) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("{error}\n").into_bytes(),
-        ),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n").into_bytes()),
     }
 }
 

@@ -12,12 +12,7 @@ use upgrade_core::policy::review::Change;
 use upgrade_core::policy::{Live, Operation, Review, Snapshot, Subject, UpgradeRef, Workload};
 
 /// Guarded fields below `/spec`.
-const GUARDED: [&str; 4] = [
-    "paused",
-    "minReadySeconds",
-    "progressDeadlineSeconds",
-    "strategy",
-];
+const GUARDED: [&str; 4] = ["paused", "minReadySeconds", "progressDeadlineSeconds", "strategy"];
 
 /// The patch for one request; most need none.
 pub async fn answer(
@@ -28,17 +23,15 @@ pub async fn answer(
     let (old, new) = request.objects();
     let review = request.read()?;
     let (operations, warnings) = match (&review.subject, review.operation) {
-        (Subject::Upgrade(_), Operation::Create) => (
-            vec![add(&["spec", "requester"], json!(review.user.identity()))],
-            Vec::new(),
-        ),
+        (Subject::Upgrade(_), Operation::Create) => {
+            (vec![add(&["spec", "requester"], json!(review.user.identity()))], Vec::new())
+        }
         (Subject::Approval(_), Operation::Create) => (approval(client, &review).await, Vec::new()),
         (Subject::Workload(change), Operation::Update)
             if review.subresource.is_empty() && !snapshot.is_own(&review.user.username) =>
         {
             let value = |raw: Option<&serde_json::value::RawValue>| {
-                raw.and_then(|r| serde_json::from_str::<Value>(r.get()).ok())
-                    .unwrap_or_default()
+                raw.and_then(|r| serde_json::from_str::<Value>(r.get()).ok()).unwrap_or_default()
             };
             match flying(change) {
                 Some(_) => put_back(&value(old), &value(new)),
@@ -70,10 +63,8 @@ async fn approval(client: &Client, review: &Review<'_>) -> Vec<PatchOperation> {
     if spec.upgrade_uid.is_some() {
         return operations;
     }
-    let reference = UpgradeRef {
-        namespace: review.namespace.to_string(),
-        name: spec.upgrade.clone(),
-    };
+    let reference =
+        UpgradeRef { namespace: review.namespace.to_string(), name: spec.upgrade.clone() };
     // Where there is no such Upgrade, validation says so; nothing is stamped then.
     if let Live::Found(upgrade) = confirm::read(client, &reference).await
         && let Some(uid) = upgrade.metadata.uid
@@ -97,10 +88,8 @@ fn put_back(old: &Value, new: &Value) -> (Vec<PatchOperation>, Vec<String>) {
             was => add(&["spec", field], was.clone()),
         });
     }
-    let (was, is) = (
-        &old["metadata"]["labels"][IN_FLIGHT_LABEL],
-        &new["metadata"]["labels"][IN_FLIGHT_LABEL],
-    );
+    let (was, is) =
+        (&old["metadata"]["labels"][IN_FLIGHT_LABEL], &new["metadata"]["labels"][IN_FLIGHT_LABEL]);
     if was != is {
         fields.push(format!("label {IN_FLIGHT_LABEL}"));
         operations.push(if new["metadata"]["labels"].is_object() {
@@ -121,16 +110,11 @@ fn put_back(old: &Value, new: &Value) -> (Vec<PatchOperation>, Vec<String>) {
 }
 
 fn add(path: &[&str], value: Value) -> PatchOperation {
-    PatchOperation::Add(AddOperation {
-        path: PointerBuf::from_tokens(path.iter().copied()),
-        value,
-    })
+    PatchOperation::Add(AddOperation { path: PointerBuf::from_tokens(path.iter().copied()), value })
 }
 
 fn remove(path: &[&str]) -> PatchOperation {
-    PatchOperation::Remove(RemoveOperation {
-        path: PointerBuf::from_tokens(path.iter().copied()),
-    })
+    PatchOperation::Remove(RemoveOperation { path: PointerBuf::from_tokens(path.iter().copied()) })
 }
 
 #[cfg(test)]

@@ -86,11 +86,8 @@ impl Answer {
                 });
             }
         }
-        let envelope = Envelope {
-            api_version: super::review::API_VERSION,
-            kind: "AdmissionReview",
-            response,
-        };
+        let envelope =
+            Envelope { api_version: super::review::API_VERSION, kind: "AdmissionReview", response };
         serde_json::to_vec(&envelope)
     }
 }

@@ -77,9 +77,7 @@ pub fn envelope(body: &[u8]) -> Result<Request<'_>, ReviewError> {
         serde_json::from_slice(body).map_err(|e| ReviewError::NotReview(e.to_string()))?;
     if envelope.api_version != API_VERSION {
         let version: String = envelope.api_version.chars().take(64).collect();
-        return Err(ReviewError::NotReview(format!(
-            "its apiVersion is `{version}`"
-        )));
+        return Err(ReviewError::NotReview(format!("its apiVersion is `{version}`")));
     }
     if envelope.request.uid.is_empty() {
         return Err(ReviewError::NotReview("request.uid is empty".to_owned()));
@@ -94,12 +92,7 @@ pub fn uid_of(body: &[u8]) -> Option<String> {
     // A prefix may end inside a character; what is before it still counts.
     let head = String::from_utf8_lossy(body.get(..HEAD).unwrap_or(body));
     let request = head.split_once("\"request\"")?.1;
-    let value = request
-        .split_once("\"uid\"")?
-        .1
-        .trim_start()
-        .strip_prefix(':')?
-        .trim_start();
+    let value = request.split_once("\"uid\"")?.1.trim_start().strip_prefix(':')?.trim_start();
     let uid = value.strip_prefix('"')?.split_once('"')?.0;
     let fine = |c: char| c.is_ascii_alphanumeric() || c == '-';
     (!uid.is_empty() && uid.len() <= 64 && uid.chars().all(fine)).then(|| uid.to_owned())
@@ -129,11 +122,7 @@ impl<'a> Request<'a> {
         let (old, new) = (present(self.old_object), present(self.object));
         let subject = subject(&self.kind, old, new)?;
         // Some requests name nothing: `generateName`, or deletecollection on older servers.
-        let name = if self.name.is_empty() {
-            named(new.or(old))
-        } else {
-            self.name
-        };
+        let name = if self.name.is_empty() { named(new.or(old)) } else { self.name };
         Ok(Review {
             uid: self.uid,
             operation: self.operation,
@@ -164,10 +153,7 @@ fn subject<'a>(
                 .transpose()
                 .map_err(|error| ReviewError::Object { what, error })
         };
-        let change = Change {
-            old: read("oldObject", old)?,
-            new: read("object", new)?,
-        };
+        let change = Change { old: read("oldObject", old)?, new: read("object", new)? };
         return Ok(Subject::Workload(Box::new(change)));
     }
     if kind.group != GROUP {
@@ -190,10 +176,7 @@ fn change<T: DeserializeOwned>(
             .transpose()
             .map_err(|error| ReviewError::Object { what, error })
     };
-    Ok(Change {
-        old: read("oldObject", old)?,
-        new: read("object", new)?,
-    })
+    Ok(Change { old: read("oldObject", old)?, new: read("object", new)? })
 }
 
 /// The API server writes an absent object as `null`.
@@ -213,10 +196,7 @@ fn named<'a>(object: Option<&'a RawValue>) -> Cow<'a, str> {
         name: Cow<'a, str>,
     }
     let read = |r: &'a RawValue| serde_json::from_str::<Object<'a>>(r.get()).ok();
-    object
-        .and_then(read)
-        .map(|o| o.metadata.name)
-        .unwrap_or_default()
+    object.and_then(read).map(|o| o.metadata.name).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -245,15 +225,10 @@ mod tests {
         let object = json!({"metadata": {"name": "web", "labels": {"a": "b"}},
             "spec": {"template": {"spec": {"containers": [{"name": "c", "image": "i\"1"}]}}}});
         let bytes = body("Deployment", "apps", &object);
-        let review = envelope(&bytes)
-            .expect("an envelope")
-            .read()
-            .expect("a review");
+        let review = envelope(&bytes).expect("an envelope").read().expect("a review");
         assert_eq!(review.user.username, "al\u{00e9}x \"q\"");
         assert!(review.dry_run);
-        let Subject::Workload(change) = review.subject else {
-            panic!("not a workload")
-        };
+        let Subject::Workload(change) = review.subject else { panic!("not a workload") };
         assert_eq!(change.new.expect("new").images[0].image, "i\"1");
     }
 
@@ -269,15 +244,8 @@ mod tests {
         ];
         for (kind, group, workload) in rows {
             let bytes = body(kind, group, &json!({"metadata": {"name": "x"}}));
-            let review = envelope(&bytes)
-                .expect("an envelope")
-                .read()
-                .expect("a review");
-            assert_eq!(
-                matches!(review.subject, Subject::Workload(_)),
-                workload,
-                "{group}/{kind}"
-            );
+            let review = envelope(&bytes).expect("an envelope").read().expect("a review");
+            assert_eq!(matches!(review.subject, Subject::Workload(_)), workload, "{group}/{kind}");
         }
     }
 

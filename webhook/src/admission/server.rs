@@ -38,9 +38,8 @@ const LAST_REQUESTS: Duration = Duration::from_secs(10);
 
 /// Binds the admission port.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("--listen {address}"))?;
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("--listen {address}"))?;
     tracing::info!(address = %listener.local_addr()?, "admission");
     Ok(listener)
 }
@@ -84,14 +83,8 @@ pub async fn serve(
             }
         });
     }
-    if tokio::time::timeout(LAST_REQUESTS, graceful.shutdown())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            "connections were still busy after {} s",
-            LAST_REQUESTS.as_secs()
-        );
+    if tokio::time::timeout(LAST_REQUESTS, graceful.shutdown()).await.is_err() {
+        tracing::warn!("connections were still busy after {} s", LAST_REQUESTS.as_secs());
     }
     keeper.abort();
     Ok(())
@@ -125,10 +118,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let Some(path) = Path::of(request.uri().path()) else {
-        return Ok(response((
-            StatusCode::NOT_FOUND,
-            b"/validate and /mutate are here\n".to_vec(),
-        )));
+        return Ok(response((StatusCode::NOT_FOUND, b"/validate and /mutate are here\n".to_vec())));
     };
     if request.method() != Method::POST {
         return Ok(response((
@@ -139,14 +129,10 @@ async fn answer(
     let reply = match tokio::time::timeout(BODY_TIME, collect(request.into_body())).await {
         Ok(Ok(Collected::Whole(body))) => handle(&settings, path, &body).await,
         Ok(Ok(Collected::TooLarge(head))) => too_large(&head, BODY_LIMIT),
-        Ok(Err(error)) => (
-            StatusCode::BAD_REQUEST,
-            format!("reading the body: {error}\n").into_bytes(),
-        ),
-        Err(_) => (
-            StatusCode::REQUEST_TIMEOUT,
-            b"the body did not arrive in time\n".to_vec(),
-        ),
+        Ok(Err(error)) => {
+            (StatusCode::BAD_REQUEST, format!("reading the body: {error}\n").into_bytes())
+        }
+        Err(_) => (StatusCode::REQUEST_TIMEOUT, b"the body did not arrive in time\n".to_vec()),
     };
     Ok(response(reply))
 }
@@ -158,9 +144,7 @@ enum Collected {
 }
 
 async fn collect(mut body: Incoming) -> Result<Collected, hyper::Error> {
-    let expected = usize::try_from(body.size_hint().lower())
-        .unwrap_or(0)
-        .min(BODY_LIMIT);
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(BODY_LIMIT);
     let mut bytes = Vec::with_capacity(expected);
     let mut dropped = 0;
     while let Some(frame) = body.frame().await {
@@ -177,23 +161,13 @@ async fn collect(mut body: Incoming) -> Result<Collected, hyper::Error> {
         }
     }
     let bytes = Bytes::from(bytes);
-    Ok(if dropped == 0 {
-        Collected::Whole(bytes)
-    } else {
-        Collected::TooLarge(bytes)
-    })
+    Ok(if dropped == 0 { Collected::Whole(bytes) } else { Collected::TooLarge(bytes) })
 }
 
 fn response((status, body): Reply) -> Response<Full<Bytes>> {
-    let kind = if status == StatusCode::OK {
-        "application/json"
-    } else {
-        "text/plain"
-    };
+    let kind = if status == StatusCode::OK { "application/json" } else { "text/plain" };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response
 }

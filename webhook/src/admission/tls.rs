@@ -68,10 +68,7 @@ pub async fn keep(settings: Arc<Settings>, certificates: Certificates, stop: Can
         let wait = match tick(&settings, &certificates, &mut serving).await {
             Ok(()) => TICK,
             Err(error) => {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "certificates are not in order yet"
-                );
+                tracing::warn!(error = format!("{error:#}"), "certificates are not in order yet");
                 RETRY
             }
         };
@@ -95,18 +92,12 @@ async fn tick(
         certificates.0.store(Some(Arc::new(certified(&leaf)?)));
         settings.metrics.certificate_until(leaf.until);
         let signed_by = authority.certificate().to_owned();
-        *serving = Some(Serving {
-            signed_by,
-            renew: leaf.renew,
-        });
+        *serving = Some(Serving { signed_by, renew: leaf.renew });
         tracing::info!(names = ?settings.sans, until = leaf.until, "new serving certificate");
     }
     let bundle = authority.bundle(now);
     let injected = inject(settings, bundle.as_bytes()).await;
-    settings
-        .metrics
-        .injected
-        .store(injected.is_ok(), Ordering::Relaxed);
+    settings.metrics.injected.store(injected.is_ok(), Ordering::Relaxed);
     injected
 }
 
@@ -123,29 +114,18 @@ fn certified(leaf: &Leaf) -> Result<CertifiedKey> {
 async fn authority(settings: &Settings, now: i64) -> Result<Authority> {
     let api: Api<Secret> = Api::namespaced(settings.client.clone(), &settings.namespace);
     let place = format!("Secret {}/{SECRET}", settings.namespace);
-    let Some(secret) = api
-        .get_opt(SECRET)
-        .await
-        .with_context(|| format!("reading {place}"))?
+    let Some(secret) = api.get_opt(SECRET).await.with_context(|| format!("reading {place}"))?
     else {
         let first = Authority::new(now)?;
         let secret = Secret {
-            metadata: ObjectMeta {
-                name: Some(SECRET.to_owned()),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
             data: Some(first.write()),
             type_: Some("Opaque".to_owned()),
             ..Secret::default()
         };
-        let options = PostParams {
-            field_manager: Some(FIELD_MANAGER.into()),
-            dry_run: false,
-        };
+        let options = PostParams { field_manager: Some(FIELD_MANAGER.into()), dry_run: false };
         // Another replica may be first; the next tick then reads what it made.
-        api.create(&options, &secret)
-            .await
-            .with_context(|| format!("creating {place}"))?;
+        api.create(&options, &secret).await.with_context(|| format!("creating {place}"))?;
         tracing::info!(secret = place, "made a CA");
         return Ok(first);
     };
@@ -162,17 +142,9 @@ async fn authority(settings: &Settings, now: i64) -> Result<Authority> {
         return known.context("the CA vanished");
     };
     // The resourceVersion that was read goes along: of two replicas one wins.
-    let next = Secret {
-        data: Some(due.write()),
-        ..secret
-    };
-    let options = PostParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        dry_run: false,
-    };
-    api.replace(SECRET, &options, &next)
-        .await
-        .with_context(|| format!("rotating {place}"))?;
+    let next = Secret { data: Some(due.write()), ..secret };
+    let options = PostParams { field_manager: Some(FIELD_MANAGER.into()), dry_run: false };
+    api.replace(SECRET, &options, &next).await.with_context(|| format!("rotating {place}"))?;
     tracing::info!(secret = place, "rotated the CA");
     Ok(due)
 }
@@ -183,18 +155,14 @@ async fn inject(settings: &Settings, bundle: &[u8]) -> Result<()> {
     let name = &settings.validating;
     let found = get(&api, name).await?;
     let hooks = found.webhooks.iter().flatten();
-    let hooks: Vec<_> = hooks
-        .map(|h| (h.name.as_str(), &h.client_config.ca_bundle))
-        .collect();
+    let hooks: Vec<_> = hooks.map(|h| (h.name.as_str(), &h.client_config.ca_bundle)).collect();
     patch(&api, name, &hooks, bundle).await?;
 
     let api: Api<MutatingWebhookConfiguration> = Api::all(settings.client.clone());
     let name = &settings.mutating;
     let found = get(&api, name).await?;
     let hooks = found.webhooks.iter().flatten();
-    let hooks: Vec<_> = hooks
-        .map(|h| (h.name.as_str(), &h.client_config.ca_bundle))
-        .collect();
+    let hooks: Vec<_> = hooks.map(|h| (h.name.as_str(), &h.client_config.ca_bundle)).collect();
     patch(&api, name, &hooks, bundle).await
 }
 
@@ -203,11 +171,7 @@ where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     let kind = K::kind(&());
-    match api
-        .get_opt(name)
-        .await
-        .with_context(|| format!("reading {kind} {name}"))?
-    {
+    match api.get_opt(name).await.with_context(|| format!("reading {kind} {name}"))? {
         Some(found) if found.meta().deletion_timestamp.is_none() => Ok(found),
         Some(found) => bail!("{kind} {} is being deleted", found.name_any()),
         None => bail!("there is no {kind} {name}: apply manifests/base/webhooks.yaml"),
@@ -231,20 +195,17 @@ where
         // Guards against a list that was reordered since it was read.
         operations
             .push(json!({"op": "test", "path": format!("/webhooks/{index}/name"), "value": hook}));
-        operations.push(
-            json!({"op": "add", "path": format!("/webhooks/{index}/clientConfig/caBundle"),
-            "value": ByteString(bundle.to_vec())}),
-        );
+        operations
+            .push(json!({"op": "add", "path": format!("/webhooks/{index}/clientConfig/caBundle"),
+            "value": ByteString(bundle.to_vec())}));
     }
     if operations.is_empty() {
         return Ok(());
     }
     let kind = K::kind(&());
     let patch = serde_json::from_value(json!(operations)).context("building the patch")?;
-    let options = PatchParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PatchParams::default()
-    };
+    let options =
+        PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     api.patch(name, &options, &Patch::<()>::Json(patch))
         .await
         .with_context(|| format!("writing our CA into {kind} {name}"))?;

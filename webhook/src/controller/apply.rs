@@ -58,17 +58,28 @@ fn is_failed_test(status: &kube::core::Status) -> bool {
 }
 
 /// Performs the effects; returns when to look again.
-pub async fn perform(context: &Context, upgrade: &Arc<Upgrade>, effects: Vec<Effect>) -> Result<Option<Timestamp>, ApplyError> {
+pub async fn perform(
+    context: &Context,
+    upgrade: &Arc<Upgrade>,
+    effects: Vec<Effect>,
+) -> Result<Option<Timestamp>, ApplyError> {
     let namespace = upgrade.namespace().unwrap_or_default();
     let mut again = None;
+    let mut records: Vec<String> = effects.iter().filter_map(Effect::recorded).collect();
     for effect in effects {
         match effect {
             Effect::Patch(patch) => patch_workload(context, &namespace, patch).await?,
-            Effect::Release { kind, name, uid } => release(context, &namespace, kind, &name, &uid).await?,
-            Effect::Record { kind, name } => {
-                ledger::record(context, &namespace, kind, &name, &upgrade.name_any())
-                    .await
-                    .map_err(ApplyError::api(format!("ledger entry of {name}")))?;
+            Effect::Release { kind, name, uid } => {
+                release(context, &namespace, kind, &name, &uid).await?;
+            }
+            Effect::Record { .. } => {
+                // One write for all of them, at the first.
+                let names = std::mem::take(&mut records);
+                if !names.is_empty() {
+                    ledger::record(context, &namespace, &names, &upgrade.name_any())
+                        .await
+                        .map_err(ApplyError::api("ledger"))?;
+                }
             }
             Effect::Event(event) => publish(context, upgrade, event).await,
             Effect::Hold => set_finalizer(context, upgrade, true).await?,
@@ -79,7 +90,11 @@ pub async fn perform(context: &Context, upgrade: &Arc<Upgrade>, effects: Vec<Eff
     Ok(again)
 }
 
-async fn patch_workload(context: &Context, namespace: &str, patch: WorkloadPatch) -> Result<(), ApplyError> {
+async fn patch_workload(
+    context: &Context,
+    namespace: &str,
+    patch: WorkloadPatch,
+) -> Result<(), ApplyError> {
     let api: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
     let body: JsonPatch = serde_json::from_value(Value::Array(patch.operations))?;
     let what = format!("{}/{}: {}", patch.kind.resource(), patch.name, patch.why);
@@ -94,10 +109,18 @@ async fn patch_workload(context: &Context, namespace: &str, patch: WorkloadPatch
 
 /// The one metadata write at the end: our label and our managedFields entries go, whatever else
 /// there is stays. Read live, for entries of others must not be lost.
-async fn release(context: &Context, namespace: &str, kind: WorkloadKind, name: &str, uid: &str) -> Result<(), ApplyError> {
+async fn release(
+    context: &Context,
+    namespace: &str,
+    kind: WorkloadKind,
+    name: &str,
+    uid: &str,
+) -> Result<(), ApplyError> {
     let api: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
     let what = format!("{}/{name}: take our marks off", kind.resource());
-    let Some(found) = api.get_opt(name).await.map_err(ApplyError::api(what.clone()))? else { return Ok(()) };
+    let Some(found) = api.get_opt(name).await.map_err(ApplyError::api(what.clone()))? else {
+        return Ok(());
+    };
     if found.uid().as_deref() != Some(uid) {
         return Ok(());
     }
@@ -120,8 +143,10 @@ async fn release(context: &Context, namespace: &str, kind: WorkloadKind, name: &
         operations.push(json!({"op": "remove", "path": path}));
     }
     let body: JsonPatch = serde_json::from_value(Value::Array(operations))?;
-    let written =
-        api.patch(name, &params(), &Patch::<()>::Json(body)).await.map_err(ApplyError::api(what))?;
+    let written = api
+        .patch(name, &params(), &Patch::<()>::Json(body))
+        .await
+        .map_err(ApplyError::api(what))?;
     note(context, &written);
     Ok(())
 }
@@ -133,11 +158,19 @@ fn params() -> PatchParams {
 /// Remembers how new our own write is.
 fn note(context: &Context, written: &Deployment) {
     if let Some(uid) = written.uid() {
-        context.written.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, version(written));
+        context
+            .written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(uid, version(written));
     }
 }
 
-async fn set_finalizer(context: &Context, upgrade: &Arc<Upgrade>, on: bool) -> Result<(), ApplyError> {
+async fn set_finalizer(
+    context: &Context,
+    upgrade: &Arc<Upgrade>,
+    on: bool,
+) -> Result<(), ApplyError> {
     let namespace = upgrade.namespace().unwrap_or_default();
     let api: Api<Upgrade> = Api::namespaced(context.client.clone(), &namespace);
     let mut finalizers: Vec<String> =

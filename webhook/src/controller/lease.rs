@@ -115,7 +115,9 @@ impl Elector {
                 Ok(true)
             }
             // Somebody was quicker.
-            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(false),
+            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
@@ -145,7 +147,8 @@ impl Elector {
         let now = MicroTime(jiff::Timestamp::now());
         let before = old.and_then(|l| l.spec.clone()).unwrap_or_default();
         let holding = before.holder_identity.as_deref() == Some(&self.me);
-        let transitions = before.lease_transitions.unwrap_or(0) + i32::from(!holding && old.is_some());
+        let transitions =
+            before.lease_transitions.unwrap_or(0) + i32::from(!holding && old.is_some());
         Lease {
             metadata: old.map_or_else(
                 || ObjectMeta { name: Some(LEASE_NAME.to_owned()), ..ObjectMeta::default() },

@@ -6,8 +6,9 @@
 
 use super::watches::Context;
 use futures::stream::{self, StreamExt};
-use k8s_openapi::api::core::v1::PodSpec;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
@@ -17,7 +18,8 @@ use std::sync::Arc;
 use tracing::{info, warn};
 use upgrade_core::api::ledger::ContainerImage;
 use upgrade_core::api::{
-    FIELD_MANAGER, LEDGER_NAME, LedgerEntry, Selector, SelectorOperator, UpgradeLedger, WorkloadKind,
+    FIELD_MANAGER, IN_FLIGHT_LABEL, LEDGER_NAME, LedgerEntry, Selector, SelectorOperator,
+    UpgradeLedger, WorkloadKind,
 };
 
 /// Namespaces whose ledgers are written at once.
@@ -58,61 +60,103 @@ fn missing(context: &Context) -> BTreeMap<String, Vec<LedgerEntry>> {
     if !snapshot.synced() {
         return all;
     }
-    let mut check = |namespace: &str, kind, name: &str, labels: &BTreeMap<String, String>, pod: Option<&PodSpec>, selector: Option<&LabelSelector>| {
+    let mut check = |seen: &Seen<'_>| {
+        let namespace = seen.meta.namespace.as_deref().unwrap_or_default();
         let Some(view) = snapshot.namespace(namespace).filter(|v| v.governed()) else { return };
-        if view.entry(kind, name).is_some() || !view.policies().any(|p| p.selects(kind, labels)) {
-            return;
+        let known = view.entry(seen.kind, seen.name()).is_some();
+        if !known && view.policies().any(|p| p.selects(seen.kind, seen.labels())) {
+            all.entry(namespace.to_owned()).or_default().push(seen.entry(None));
         }
-        let entry = entry(kind, name, pod, selector, None);
-        all.entry(namespace.to_owned()).or_default().push(entry);
     };
     for d in context.deployments.state() {
-        let spec = d.spec.as_ref();
-        let pod = spec.and_then(|s| s.template.spec.as_ref());
-        check(&ns(d.as_ref()), WorkloadKind::Deployment, &d.name_any(), d.labels(), pod, spec.map(|s| &s.selector));
+        check(&Seen::deployment(&d));
     }
     for d in context.stateful_sets.state() {
-        let spec = d.spec.as_ref();
-        let pod = spec.and_then(|s| s.template.spec.as_ref());
-        check(&ns(d.as_ref()), WorkloadKind::StatefulSet, &d.name_any(), d.labels(), pod, spec.map(|s| &s.selector));
+        let (template, selector) = d.spec.as_ref().map(|s| (&s.template, &s.selector)).unzip();
+        check(&Seen { kind: WorkloadKind::StatefulSet, meta: &d.metadata, template, selector });
     }
     for d in context.daemon_sets.state() {
-        let spec = d.spec.as_ref();
-        let pod = spec.and_then(|s| s.template.spec.as_ref());
-        check(&ns(d.as_ref()), WorkloadKind::DaemonSet, &d.name_any(), d.labels(), pod, spec.map(|s| &s.selector));
+        let (template, selector) = d.spec.as_ref().map(|s| (&s.template, &s.selector)).unzip();
+        check(&Seen { kind: WorkloadKind::DaemonSet, meta: &d.metadata, template, selector });
     }
     for d in context.cron_jobs.state() {
-        let job = d.spec.job_template.spec.as_ref();
-        let pod = job.and_then(|s| s.template.spec.as_ref());
-        check(&ns(d.as_ref()), WorkloadKind::CronJob, &d.name_any(), d.labels(), pod, None);
+        let template = d.spec.job_template.spec.as_ref().map(|s| &s.template);
+        let kind = WorkloadKind::CronJob;
+        check(&Seen { kind, meta: &d.metadata, template, selector: None });
     }
     all
 }
 
-fn ns<K: Resource>(object: &K) -> String {
-    object.meta().namespace.clone().unwrap_or_default()
+/// What an entry is made from.
+struct Seen<'a> {
+    kind: WorkloadKind,
+    meta: &'a ObjectMeta,
+    template: Option<&'a PodTemplateSpec>,
+    selector: Option<&'a LabelSelector>,
 }
 
-/// Notes what an Upgrade brought a workload to.
-pub async fn record(context: &Context, namespace: &str, kind: WorkloadKind, name: &str, upgrade: &str) -> Result<(), kube::Error> {
-    let Some(found) = context.deployments.get(&ObjectRef::new(name).within(namespace)) else { return Ok(()) };
-    let governed = {
-        let snapshot = context.snapshot.load();
-        snapshot
-            .namespace(namespace)
-            .is_some_and(|v| v.governed() && (v.entry(kind, name).is_some() || v.policies().any(|p| p.selects(kind, found.labels()))))
-    };
-    if !governed {
-        return Ok(());
+impl<'a> Seen<'a> {
+    fn deployment(d: &'a Deployment) -> Self {
+        let (template, selector) = d.spec.as_ref().map(|s| (&s.template, &s.selector)).unzip();
+        Self { kind: WorkloadKind::Deployment, meta: &d.metadata, template, selector }
     }
-    let spec = found.spec.as_ref();
-    let pod = spec.and_then(|s| s.template.spec.as_ref());
-    let new = entry(kind, name, pod, spec.map(|s| &s.selector), Some(upgrade.to_owned()));
-    append(context, namespace, vec![new]).await
+
+    fn name(&self) -> &'a str {
+        self.meta.name.as_deref().unwrap_or_default()
+    }
+
+    fn labels(&self) -> &'a BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        self.meta.labels.as_ref().unwrap_or(&NONE)
+    }
+
+    fn entry(&self, upgrade: Option<String>) -> LedgerEntry {
+        let mut labels = self.labels().clone();
+        labels.remove(IN_FLIGHT_LABEL);
+        let pod = self.template.and_then(|t| t.spec.as_ref());
+        LedgerEntry {
+            kind: self.kind,
+            name: self.name().to_owned(),
+            images: pod.map(images).unwrap_or_default(),
+            selector: self.selector.map(convert),
+            labels,
+            upgrade,
+            since: Time(jiff::Timestamp::now()),
+        }
+    }
+}
+
+/// Notes what an Upgrade brought its Deployments to, or back to. Our label is still on them, so
+/// nobody else can have changed their images meanwhile.
+pub async fn record(
+    context: &Context,
+    namespace: &str,
+    names: &[String],
+    upgrade: &str,
+) -> Result<(), kube::Error> {
+    let mut entries = vec![];
+    for name in names {
+        let found = context.deployments.get(&ObjectRef::new(name).within(namespace));
+        let Some(found) = found else { continue };
+        let snapshot = context.snapshot.load();
+        let view = snapshot.namespace(namespace).filter(|v| v.governed());
+        let governed = view.is_some_and(|view| {
+            view.entry(WorkloadKind::Deployment, name).is_some()
+                || view.policies().any(|p| p.selects(WorkloadKind::Deployment, found.labels()))
+        });
+        if governed {
+            entries.push(Seen::deployment(&found).entry(Some(upgrade.to_owned())));
+        }
+    }
+    if entries.is_empty() { Ok(()) } else { append(context, namespace, entries).await }
 }
 
 /// Adds or replaces entries. The list is read live: what we apply is all that we own.
-async fn append(context: &Context, namespace: &str, new: Vec<LedgerEntry>) -> Result<(), kube::Error> {
+async fn append(
+    context: &Context,
+    namespace: &str,
+    new: Vec<LedgerEntry>,
+) -> Result<(), kube::Error> {
     let api: Api<UpgradeLedger> = Api::namespaced(context.client.clone(), namespace);
     let found = api.get_opt(LEDGER_NAME).await?;
     let version = found.as_ref().and_then(ResourceExt::resource_version);
@@ -122,7 +166,7 @@ async fn append(context: &Context, namespace: &str, new: Vec<LedgerEntry>) -> Re
         match entries.iter_mut().find(|e| e.kind == entry.kind && e.name == entry.name) {
             // Seeding never changes what was approved; only an Upgrade does.
             Some(_) if entry.upgrade.is_none() => {}
-            Some(old) if old.images == entry.images && old.upgrade == entry.upgrade => {}
+            Some(old) if old.images == entry.images => {}
             Some(old) => *old = entry,
             None => entries.push(entry),
         }
@@ -144,21 +188,13 @@ async fn append(context: &Context, namespace: &str, new: Vec<LedgerEntry>) -> Re
     api.patch(LEDGER_NAME, &params, &Patch::Apply(&body)).await.map(drop)
 }
 
-fn entry(kind: WorkloadKind, name: &str, pod: Option<&PodSpec>, selector: Option<&LabelSelector>, upgrade: Option<String>) -> LedgerEntry {
-    LedgerEntry {
-        kind,
-        name: name.to_owned(),
-        images: pod.map(images).unwrap_or_default(),
-        selector: selector.map(convert),
-        upgrade,
-        since: Time(jiff::Timestamp::now()),
-    }
-}
-
 fn images(pod: &PodSpec) -> Vec<ContainerImage> {
     let containers = pod.init_containers.iter().flatten().chain(&pod.containers);
     let mut all: Vec<_> = containers
-        .map(|c| ContainerImage { container: c.name.clone(), image: c.image.clone().unwrap_or_default() })
+        .map(|c| ContainerImage {
+            container: c.name.clone(),
+            image: c.image.clone().unwrap_or_default(),
+        })
         .collect();
     let volumes = pod.volumes.iter().flatten();
     all.extend(volumes.filter_map(|v| {

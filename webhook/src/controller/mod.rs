@@ -12,8 +12,8 @@
 //! | [`lease`] | who leads |
 
 mod apply;
-mod ledger;
 mod lease;
+mod ledger;
 mod observe;
 mod reconcile;
 mod status;

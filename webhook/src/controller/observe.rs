@@ -25,7 +25,11 @@ pub enum NotYet {
 }
 
 /// What a round is decided on.
-pub async fn observe(context: &Context, upgrade: &Upgrade, plan: &Plan) -> Result<Observed, NotYet> {
+pub async fn observe(
+    context: &Context,
+    upgrade: &Upgrade,
+    plan: &Plan,
+) -> Result<Observed, NotYet> {
     let namespace = upgrade.namespace().unwrap_or_default();
     let local = context.local(&namespace).await;
     let (sets, pods) = (local.sets.state(), local.pods.state());
@@ -74,11 +78,13 @@ fn required_approvals(
     labels: &BTreeMap<String, String>,
 ) -> Result<i32, NotYet> {
     let snapshot = context.snapshot.load();
-    let view = snapshot.namespace(namespace).filter(|_| snapshot.synced()).ok_or(NotYet::Unsynced)?;
+    let view =
+        snapshot.namespace(namespace).filter(|_| snapshot.synced()).ok_or(NotYet::Unsynced)?;
     if !view.governed() {
         return Ok(0);
     }
-    let asked = view.policies().filter(|p| p.selects(kind, labels)).map(|p| p.spec.approvals.required);
+    let asked =
+        view.policies().filter(|p| p.selects(kind, labels)).map(|p| p.spec.approvals.required);
     Ok(asked.max().unwrap_or(0))
 }
 

@@ -77,7 +77,9 @@ async fn reconcile(seen: Arc<Upgrade>, context: Arc<Context>) -> Result<Action, 
     let now = jiff::Timestamp::now();
     let outcome = step(&plan, &observed, &before, now);
     // status first: it is the write-ahead log of what is applied next
-    let upgrade = write(&context, upgrade, outcome.status).await.map_err(|e| RoundError::Status(Box::new(e)))?;
+    let upgrade = write(&context, upgrade, outcome.status)
+        .await
+        .map_err(|e| RoundError::Status(Box::new(e)))?;
     // apply
     let again = perform(&context, &upgrade, outcome.effects).await?;
     Ok(again.map_or_else(Action::await_change, |at| Action::requeue(until(at))))
@@ -85,13 +87,21 @@ async fn reconcile(seen: Arc<Upgrade>, context: Arc<Context>) -> Result<Action, 
 
 /// A terminal Upgrade with nothing left to do is not worth a round.
 fn settled(upgrade: &Upgrade, plan: &Plan, before: &UpgradeStatus) -> bool {
-    let held = upgrade.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == super::observe::FINALIZER));
+    let held = upgrade
+        .metadata
+        .finalizers
+        .as_ref()
+        .is_some_and(|f| f.iter().any(|f| f == super::observe::FINALIZER));
     let retry = plan.retry > before.attempt && before.phase != Phase::Completed && !plan.abort;
     !held && !retry
 }
 
 /// A spec that cannot run says so in its status; nothing was touched.
-async fn refuse(context: &Context, upgrade: Arc<Upgrade>, error: &PlanError) -> Result<Action, RoundError> {
+async fn refuse(
+    context: &Context,
+    upgrade: Arc<Upgrade>,
+    error: &PlanError,
+) -> Result<Action, RoundError> {
     let mut status = upgrade.status.clone().unwrap_or_default();
     if status.phase != Phase::Failed {
         status.phase = Phase::Failed;

@@ -9,7 +9,11 @@ use std::sync::{Arc, PoisonError};
 use upgrade_core::api::{FIELD_MANAGER, Upgrade, UpgradeStatus};
 
 /// Writes the status, if it differs; returns the Upgrade as it is then.
-pub async fn write(context: &Context, upgrade: Arc<Upgrade>, status: UpgradeStatus) -> Result<Arc<Upgrade>, kube::Error> {
+pub async fn write(
+    context: &Context,
+    upgrade: Arc<Upgrade>,
+    status: UpgradeStatus,
+) -> Result<Arc<Upgrade>, kube::Error> {
     if upgrade.status.as_ref() == Some(&status) {
         return Ok(upgrade);
     }
@@ -22,7 +26,8 @@ pub async fn write(context: &Context, upgrade: Arc<Upgrade>, status: UpgradeStat
         "status": status,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    let written = Arc::new(api.patch_status(&upgrade.name_any(), &params, &Patch::Apply(&body)).await?);
+    let written =
+        Arc::new(api.patch_status(&upgrade.name_any(), &params, &Patch::Apply(&body)).await?);
     remember(context, &written);
     Ok(written)
 }
@@ -39,7 +44,11 @@ pub fn newest(context: &Context, seen: Arc<Upgrade>) -> Arc<Upgrade> {
     let mut latest = context.latest.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(uid) = seen.uid() else { return seen };
     match latest.get(&uid) {
-        Some(ours) if super::observe::version(ours.as_ref()) > super::observe::version(seen.as_ref()) => ours.clone(),
+        Some(ours)
+            if super::observe::version(ours.as_ref()) > super::observe::version(seen.as_ref()) =>
+        {
+            ours.clone()
+        }
         Some(_) => {
             latest.remove(&uid);
             seen

@@ -10,6 +10,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet}
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -100,7 +101,8 @@ impl Wake {
         let owner = set.owner_references().iter().find(|o| o.controller == Some(true));
         let Some(owner) = owner else { return };
         let reference = ObjectRef::new(&owner.name).within(&namespace);
-        let label = self.deployments.get(&reference).and_then(|d| d.labels().get(IN_FLIGHT_LABEL).cloned());
+        let label =
+            self.deployments.get(&reference).and_then(|d| d.labels().get(IN_FLIGHT_LABEL).cloned());
         match label {
             Some(upgrade) => self.one(&namespace, &upgrade),
             None => self.deployment(&namespace, &owner.name),
@@ -117,6 +119,16 @@ impl Wake {
     }
 }
 
+/// The writing ends of the stores.
+struct Writers {
+    upgrades: Writer<Upgrade>,
+    approvals: Writer<UpgradeApproval>,
+    deployments: Writer<Deployment>,
+    stateful_sets: Writer<StatefulSet>,
+    daemon_sets: Writer<DaemonSet>,
+    cron_jobs: Writer<CronJob>,
+}
+
 /// Starts the watches.
 pub fn start(options: &Options) -> (Context, Queue) {
     let client = options.client.clone();
@@ -129,45 +141,20 @@ pub fn start(options: &Options) -> (Context, Queue) {
     let (cron_jobs, cron_job_writer) = store();
     let wake = Wake { queue: sender, upgrades: upgrades.clone(), deployments: deployments.clone() };
     let ledger = Arc::new(Notify::new());
-    let all = watcher::Config::default;
-    let (w, l) = (wake.clone(), ledger.clone());
-    // A workload becomes approved when an Upgrade ends: that is news for the ledger, too.
-    let upgrade = move |u: &Upgrade| {
-        w.one(&u.namespace().unwrap_or_default(), &u.name_any());
-        l.notify_one();
+    let writers = Writers {
+        upgrades: upgrade_writer,
+        approvals: approval_writer,
+        deployments: deployment_writer,
+        stateful_sets: stateful_set_writer,
+        daemon_sets: daemon_set_writer,
+        cron_jobs: cron_job_writer,
     };
-    let w = wake.clone();
-    let approval = move |a: &UpgradeApproval| {
-        w.one(&a.namespace().unwrap_or_default(), &a.spec.upgrade);
+    let reporter = Reporter {
+        controller: "kubectl-upgrade".to_owned(),
+        instance: Some(options.identity.clone()),
     };
-    let (w, l) = (wake.clone(), ledger.clone());
-    let deployment = move |d: &Deployment| {
-        w.deployment(&d.namespace().unwrap_or_default(), &d.name_any());
-        l.notify_one();
-    };
-    let everything = || {
-        let (w, l) = (wake.clone(), ledger.clone());
-        move || {
-            w.open(None);
-            l.notify_one();
-        }
-    };
-    let seed = || {
-        let l = ledger.clone();
-        move || l.notify_one()
-    };
-    let (a, b, c) = (seed(), seed(), seed());
-    let c1 = client.clone();
-    let tasks = vec![
-        watch(Api::all(c1.clone()), all(), upgrade_writer, drop_noise, upgrade, everything()),
-        watch(Api::all(c1.clone()), all(), approval_writer, drop_noise, approval, everything()),
-        watch(Api::all(c1.clone()), all(), deployment_writer, drop_noise, deployment, everything()),
-        watch(Api::all(c1.clone()), all(), stateful_set_writer, drop_noise, move |_: &StatefulSet| a(), seed()),
-        watch(Api::all(c1.clone()), all(), daemon_set_writer, drop_noise, move |_: &DaemonSet| b(), seed()),
-        watch(Api::all(c1), all(), cron_job_writer, drop_noise, move |_: &CronJob| c(), seed()),
-    ];
-    let reporter = Reporter { controller: "kubectl-upgrade".to_owned(), instance: Some(options.identity.clone()) };
     let context = Context {
+        tasks: watch_everywhere(&client, writers, &wake, &ledger),
         recorder: Recorder::new(client.clone(), reporter),
         client,
         snapshot: options.snapshot.clone(),
@@ -182,10 +169,64 @@ pub fn start(options: &Options) -> (Context, Queue) {
         latest: Mutex::default(),
         local: Mutex::default(),
         wake,
-        tasks,
     };
     (context, queue)
 }
+
+fn watch_everywhere(
+    client: &Client,
+    writers: Writers,
+    wake: &Wake,
+    ledger: &Arc<Notify>,
+) -> Vec<AbortOnDropHandle<()>> {
+    let here = || (wake.clone(), ledger.clone());
+    let (wakes, seeds) = here();
+    // A workload becomes approved when an Upgrade ends: that is news for the ledger, too.
+    let upgrade = move |u: &Upgrade| {
+        wakes.one(&u.namespace().unwrap_or_default(), &u.name_any());
+        seeds.notify_one();
+    };
+    let wakes = wake.clone();
+    let approval = move |a: &UpgradeApproval| {
+        wakes.one(&a.namespace().unwrap_or_default(), &a.spec.upgrade);
+    };
+    let (wakes, seeds) = here();
+    let deployment = move |d: &Deployment| {
+        wakes.deployment(&d.namespace().unwrap_or_default(), &d.name_any());
+        seeds.notify_one();
+    };
+    let everything = || {
+        let (wakes, seeds) = here();
+        move || {
+            wakes.open(None);
+            seeds.notify_one();
+        }
+    };
+    vec![
+        watch(Api::all(client.clone()), writers.upgrades, drop_noise, upgrade, everything()),
+        watch(Api::all(client.clone()), writers.approvals, drop_noise, approval, everything()),
+        watch(Api::all(client.clone()), writers.deployments, drop_noise, deployment, everything()),
+        seed(client, writers.stateful_sets, ledger),
+        seed(client, writers.daemon_sets, ledger),
+        seed(client, writers.cron_jobs, ledger),
+    ]
+}
+
+/// A watch that only the ledger is interested in.
+fn seed<K>(client: &Client, writer: Writer<K>, ledger: &Arc<Notify>) -> AbortOnDropHandle<()>
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Watched,
+    K::DynamicType: Default + Eq + Hash + Clone + Send + Sync,
+{
+    let (seen, listed) = (ledger.clone(), ledger.clone());
+    let changed = move |_: &K| seen.notify_one();
+    watch(Api::all(client.clone()), writer, drop_noise, changed, move || listed.notify_one())
+}
+
+/// What a kind needs for a watch of ours.
+trait Watched: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
+
+impl<K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static> Watched for K {}
 
 impl Context {
     /// Waits until everything that is watched everywhere has been listed.
@@ -212,7 +253,9 @@ impl Context {
     pub async fn local(&self, namespace: &str) -> Arc<Local> {
         let local = {
             let mut all = self.local.lock().unwrap_or_else(PoisonError::into_inner);
-            all.entry(namespace.to_owned()).or_insert_with(|| Arc::new(self.watch_local(namespace))).clone()
+            all.entry(namespace.to_owned())
+                .or_insert_with(|| Arc::new(self.watch_local(namespace)))
+                .clone()
         };
         let _ = tokio::join!(local.sets.wait_until_ready(), local.pods.wait_until_ready());
         local
@@ -232,18 +275,18 @@ impl Context {
     fn watch_local(&self, namespace: &str) -> Local {
         let (sets, set_writer) = store();
         let (pods, pod_writer) = store();
-        let api = || Api::namespaced(self.client.clone(), namespace);
         let listed = || {
             let (wake, namespace) = (self.wake.clone(), namespace.to_owned());
             move || wake.open(Some(&namespace))
         };
-        let all = watcher::Config::default;
         let wake = self.wake.clone();
         let set = move |s: &ReplicaSet| wake.replica_set(s);
         let (wake, known) = (self.wake.clone(), sets.clone());
         let pod = move |p: &Pod| wake.pod(p, &known);
-        let first = watch(Api::namespaced(self.client.clone(), namespace), all(), set_writer, prune_set, set, listed());
-        let second = watch(api(), all(), pod_writer, prune_pod, pod, listed());
+        let api = Api::namespaced(self.client.clone(), namespace);
+        let first = watch(api, set_writer, prune_set, set, listed());
+        let api = Api::namespaced(self.client.clone(), namespace);
+        let second = watch(api, pod_writer, prune_pod, pod, listed());
         Local { sets, pods, _tasks: [first, second] }
     }
 }
@@ -251,18 +294,17 @@ impl Context {
 /// One watch: keeps the store, and tells of every object that came, changed or went, and of lists.
 fn watch<K>(
     api: Api<K>,
-    config: watcher::Config,
-    mut writer: kube::runtime::reflector::store::Writer<K>,
+    mut writer: Writer<K>,
     prune: fn(&mut K),
     changed: impl Fn(&K) + Send + 'static,
     listed: impl Fn() + Send + 'static,
 ) -> AbortOnDropHandle<()>
 where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Watched,
     K::DynamicType: Default + Eq + Hash + Clone + Send + Sync,
 {
     AbortOnDropHandle::new(tokio::spawn(async move {
-        let mut stream = std::pin::pin!(events(api, config, prune));
+        let mut stream = std::pin::pin!(events(api, prune));
         while let Some(event) = stream.next().await {
             match event {
                 Ok(event) => {
@@ -274,7 +316,9 @@ where
                         watcher::Event::Init | watcher::Event::InitApply(_) => {}
                     }
                 }
-                Err(error) => warn!(kind = %K::kind(&K::DynamicType::default()), %error, "watch failed; trying again"),
+                Err(error) => {
+                    warn!(kind = %K::kind(&K::DynamicType::default()), %error, "watch failed; trying again");
+                }
             }
         }
     }))
@@ -282,14 +326,13 @@ where
 
 fn events<K>(
     api: Api<K>,
-    config: watcher::Config,
     prune: fn(&mut K),
 ) -> impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send
 where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Watched,
     K::DynamicType: Default,
 {
-    watcher(api, config).default_backoff().modify(prune)
+    watcher(api, watcher::Config::default()).default_backoff().modify(prune)
 }
 
 fn drop_noise<K: Resource>(object: &mut K) {

@@ -1,5 +1,6 @@
 //! Stage kinds, one file each.
 
+mod target;
 mod workloads;
 
 /// Where a stage is after a round.

@@ -20,15 +20,8 @@ fn approval(by: &str, edit: impl FnOnce(&mut UpgradeApprovalSpec)) -> UpgradeApp
 }
 
 fn ask(by: &str, approval: UpgradeApproval, operation: Operation) -> Verdict {
-    let subject = Subject::Approval(Box::new(Change {
-        old: None,
-        new: Some(approval),
-    }));
-    decide(
-        &shop(),
-        &review(by, operation, "", subject),
-        Timestamp::UNIX_EPOCH,
-    )
+    let subject = Subject::Approval(Box::new(Change { old: None, new: Some(approval) }));
+    decide(&shop(), &review(by, operation, "", subject), Timestamp::UNIX_EPOCH)
 }
 
 fn end(by: &str, approval: UpgradeApproval, live: &Upgrade, granted: Granted) -> String {
@@ -36,10 +29,7 @@ fn end(by: &str, approval: UpgradeApproval, live: &Upgrade, granted: Granted) ->
     let Verdict::Confirm(question) = &verdict else {
         return outcome(&verdict).to_owned();
     };
-    let answers = Answers {
-        upgrade: Live::Found(Box::new(live.clone())),
-        access: vec![granted],
-    };
+    let answers = Answers { upgrade: Live::Found(Box::new(live.clone())), access: vec![granted] };
     confirm(question, &answers).map_or_else(|r| r.reason.to_string(), |()| "Allow".to_owned())
 }
 
@@ -65,12 +55,7 @@ fn an_approval_is_somebody_elses_word_on_this_plan() {
         ("bob", bob(|_| ()), &other_plan, "StalePlan"),
         ("bob", bob(|_| ()), &namesake, "StalePlan"),
         ("bob", bob(|s| s.upgrade_uid = None), &wait, "StalePlan"),
-        (
-            "bob",
-            bob(|s| s.plan_hash = String::new()),
-            &wait,
-            "StalePlan",
-        ),
+        ("bob", bob(|s| s.plan_hash = String::new()), &wait, "StalePlan"),
         ("bob", bob(|_| ()), &at("Progressing"), "WrongPhase"),
         ("bob", bob(reject), &at("Completed"), "WrongPhase"),
         ("bob", bob(|s| s.approver = None), &wait, "IdentityMismatch"),
@@ -97,20 +82,12 @@ fn rights_are_checked_before_anything_is_told() {
     let stale = approval("bob", |s| s.plan_hash = "sha256:0".into());
     let live = upgrade("shop", "web-v2", "AwaitingApproval");
     let verdict = ask("bob", stale.clone(), Operation::Create);
-    let Verdict::Confirm(question) = &verdict else {
-        panic!("{verdict:?}")
-    };
+    let Verdict::Confirm(question) = &verdict else { panic!("{verdict:?}") };
     let crate::policy::AccessNeed::One(access) = &question.access[0] else {
         panic!("{question:?}")
     };
-    assert_eq!(
-        (access.verb, access.name.as_deref()),
-        ("approve", Some("web-v2"))
-    );
-    assert_eq!(
-        end("bob", stale, &live, Granted::No(vec![access.clone()])),
-        "AccessDenied"
-    );
+    assert_eq!((access.verb, access.name.as_deref()), ("approve", Some("web-v2")));
+    assert_eq!(end("bob", stale, &live, Granted::No(vec![access.clone()])), "AccessDenied");
     assert_eq!(
         outcome(&ask("bob", approval("bob", |_| ()), Operation::Update)),
         "Allow",

@@ -14,48 +14,12 @@ fn creation_is_checked_against_the_ledger() {
         })
     };
     let rows = [
-        (
-            "as approved",
-            shop(),
-            DEPLOYMENT,
-            named("web", "web", "web:v1"),
-            "Allow",
-        ),
-        (
-            "other images",
-            shop(),
-            DEPLOYMENT,
-            named("web", "web", "web:v2"),
-            "LedgerMismatch",
-        ),
-        (
-            "never seen",
-            shop(),
-            DEPLOYMENT,
-            named("api", "api", "api:v1"),
-            "Allow",
-        ),
-        (
-            "never seen, strict",
-            strict,
-            DEPLOYMENT,
-            named("api", "api", "api:v1"),
-            "FirstInstall",
-        ),
-        (
-            "another's pods",
-            shop(),
-            DEPLOYMENT,
-            named("fake", "web", "evil:1"),
-            "SelectorTaken",
-        ),
-        (
-            "another's pods, its images",
-            shop(),
-            DEPLOYMENT,
-            named("twin", "web", "web:v1"),
-            "Allow",
-        ),
+        ("as approved", shop(), DEPLOYMENT, named("web", "web", "web:v1"), "Allow"),
+        ("other images", shop(), DEPLOYMENT, named("web", "web", "web:v2"), "LedgerMismatch"),
+        ("never seen", shop(), DEPLOYMENT, named("api", "api", "api:v1"), "Allow"),
+        ("never seen, strict", strict, DEPLOYMENT, named("api", "api", "api:v1"), "FirstInstall"),
+        ("another's pods", shop(), DEPLOYMENT, named("fake", "web", "evil:1"), "SelectorTaken"),
+        ("another's pods, its images", shop(), DEPLOYMENT, named("twin", "web", "web:v1"), "Allow"),
         (
             "a kind that is not governed",
             deployments.clone(),
@@ -70,20 +34,10 @@ fn creation_is_checked_against_the_ledger() {
             named("rs", "x", "x:1"),
             "Allow",
         ),
-        (
-            "with our label",
-            shop(),
-            DEPLOYMENT,
-            web("web:v1", flying),
-            "LabelReserved",
-        ),
+        ("with our label", shop(), DEPLOYMENT, web("web:v1", flying), "LabelReserved"),
     ];
     for (what, s, kind, object, expected) in rows {
-        assert_eq!(
-            outcome(&workload(&s, "alice", kind, None, &object)),
-            expected,
-            "{what}"
-        );
+        assert_eq!(outcome(&workload(&s, "alice", kind, None, &object)), expected, "{what}");
     }
     let pod = |labels: Value| {
         json!({"metadata": {"name": "p", "labels": labels,
@@ -98,8 +52,5 @@ fn creation_is_checked_against_the_ledger() {
         "an owner reference proves nothing"
     );
     let owner = "system:serviceaccount:kube-system:replicaset-controller";
-    assert_eq!(
-        outcome(&workload(&s, owner, WorkloadKind::Pod, None, &bare)),
-        "Allow"
-    );
+    assert_eq!(outcome(&workload(&s, owner, WorkloadKind::Pod, None, &bare)), "Allow");
 }

@@ -4,13 +4,7 @@ use crate::policy::{Answers, Live, Verdict, confirm};
 use serde_json::{Value, json};
 
 /// Phase, image before, image after, what else the write has, outcome.
-type Row = (
-    &'static str,
-    &'static str,
-    &'static str,
-    fn(&mut Value),
-    &'static str,
-);
+type Row = (&'static str, &'static str, &'static str, fn(&mut Value), &'static str);
 
 #[test]
 fn our_own_image_changes_are_confirmed_by_the_live_upgrade() {
@@ -21,13 +15,7 @@ fn our_own_image_changes_are_confirmed_by_the_live_upgrade() {
             return "no question".to_owned();
         };
         let live = Live::Found(Box::new(upgrade("shop", "web-v2", phase)));
-        match confirm(
-            &question,
-            &Answers {
-                upgrade: live,
-                access: Vec::new(),
-            },
-        ) {
+        match confirm(&question, &Answers { upgrade: live, access: Vec::new() }) {
             Ok(()) => "Allow".to_owned(),
             Err(refusal) => refusal.reason.to_string(),
         }
@@ -57,19 +45,10 @@ fn our_own_image_changes_are_confirmed_by_the_live_upgrade() {
         ("Progressing", "web:v1", "web:v2", nothing, "no question"),
     ];
     for (phase, from, to, edit, expected) in rows {
-        assert_eq!(
-            change(phase, from, to, edit),
-            expected,
-            "{phase} {from} -> {to}"
-        );
+        assert_eq!(change(phase, from, to, edit), expected, "{phase} {from} -> {to}");
     }
     assert_eq!(
-        outcome(&update(
-            &s,
-            US,
-            &web("web:v1", flying),
-            &web("web:v2", nothing)
-        )),
+        outcome(&update(&s, US, &web("web:v1", flying), &web("web:v2", nothing))),
         "UpgradeRequired"
     );
 }
@@ -78,37 +57,20 @@ fn our_own_image_changes_are_confirmed_by_the_live_upgrade() {
 fn without_a_live_answer_nothing_passes() {
     let s = shop();
     let verdict = update(&s, US, &web("web:v1", flying), &web("web:v2", held));
-    let Verdict::Confirm(question) = verdict else {
-        panic!("no question")
-    };
+    let Verdict::Confirm(question) = verdict else { panic!("no question") };
     let ask = |live| {
-        confirm(
-            &question,
-            &Answers {
-                upgrade: live,
-                access: Vec::new(),
-            },
-        )
-        .expect_err("refused")
-        .reason
-        .as_str()
+        confirm(&question, &Answers { upgrade: live, access: Vec::new() })
+            .expect_err("refused")
+            .reason
+            .as_str()
     };
     assert_eq!(ask(Live::Missing), "UpgradeNotFound");
     assert_eq!(ask(Live::Failed("timeout".into())), "Unconfirmed");
     assert_eq!(ask(Live::NotAsked), "Unconfirmed");
     let mut going = upgrade("shop", "web-v2", "Progressing");
     going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).ok();
-    assert_eq!(
-        ask(Live::Found(Box::new(going))),
-        "WrongPhase",
-        "a deleted Upgrade goes back only"
-    );
+    assert_eq!(ask(Live::Found(Box::new(going))), "WrongPhase", "a deleted Upgrade goes back only");
     let mut other = upgrade("shop", "web-v2", "Progressing");
-    other.spec.stages[0]
-        .workloads
-        .as_mut()
-        .expect("a stage")
-        .targets[0]
-        .name = "api".into();
+    other.spec.stages[0].workloads.as_mut().expect("a stage").targets[0].name = "api".into();
     assert_eq!(ask(Live::Found(Box::new(other))), "NotCovered");
 }

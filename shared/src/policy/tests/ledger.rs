@@ -24,8 +24,5 @@ fn the_ledger_is_the_controllers_alone() {
         );
     }
     let other = review("alice", Operation::Update, "", Subject::Other);
-    assert_eq!(
-        outcome(&decide(&shop(), &other, Timestamp::UNIX_EPOCH)),
-        "Allow"
-    );
+    assert_eq!(outcome(&decide(&shop(), &other, Timestamp::UNIX_EPOCH)), "Allow");
 }

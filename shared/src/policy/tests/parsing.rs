@@ -29,21 +29,9 @@ fn images_are_found_in_every_kind() {
         };
         let object = raw(&json!({"metadata": {"name": "w", "labels": {"app": "x"}}, "spec": spec}));
         let w = Workload::parse(kind, &object).expect("parses");
-        let found: Vec<_> = w
-            .images
-            .iter()
-            .map(|i| (&*i.container, &*i.image))
-            .collect();
-        assert_eq!(
-            found,
-            [("a", "a:1"), ("b", "b:1"), ("volume:v", "v:1")],
-            "{kind}"
-        );
-        assert_eq!(
-            w.pod_labels.get("app").map(String::as_str),
-            Some("x"),
-            "{kind}"
-        );
+        let found: Vec<_> = w.images.iter().map(|i| (&*i.container, &*i.image)).collect();
+        assert_eq!(found, [("a", "a:1"), ("b", "b:1"), ("volume:v", "v:1")], "{kind}");
+        assert_eq!(w.pod_labels.get("app").map(String::as_str), Some("x"), "{kind}");
         assert!(w.template.is_some(), "{kind}");
     }
 }
@@ -91,12 +79,7 @@ fn set() -> impl Strategy<Value = std::collections::BTreeMap<String, String>> {
 }
 
 fn list(of: &std::collections::BTreeMap<String, String>) -> Vec<Image<'_>> {
-    of.iter()
-        .map(|(c, i)| Image {
-            container: c.into(),
-            image: i.into(),
-        })
-        .collect()
+    of.iter().map(|(c, i)| Image { container: c.into(), image: i.into() }).collect()
 }
 
 proptest! {

@@ -14,16 +14,9 @@ fn ask(
     old: Option<&Upgrade>,
     new: Option<&Upgrade>,
 ) -> Verdict {
-    let change = Change {
-        old: old.cloned(),
-        new: new.cloned(),
-    };
+    let change = Change { old: old.cloned(), new: new.cloned() };
     let subject = Subject::Upgrade(Box::new(change));
-    decide(
-        s,
-        &review(user, operation, "", subject),
-        Timestamp::UNIX_EPOCH,
-    )
+    decide(s, &review(user, operation, "", subject), Timestamp::UNIX_EPOCH)
 }
 
 fn verbs(verdict: &Verdict) -> Vec<&'static str> {
@@ -47,89 +40,47 @@ fn creation_names_its_requester_and_needs_the_targets_rights() {
     let mut s = shop();
     let new = upgrade("shop", "web-v2", "Pending");
     let verdict = ask(&s, "alice", Operation::Create, None, Some(&new));
-    let Verdict::Confirm(question) = &verdict else {
-        panic!("{verdict:?}")
-    };
+    let Verdict::Confirm(question) = &verdict else { panic!("{verdict:?}") };
     assert_eq!(question.upgrade, None);
     let [AccessNeed::WholeOrEach { whole, each }] = question.access.as_slice() else {
         panic!("{question:?}")
     };
-    assert_eq!(
-        (whole.verb, whole.resource, &whole.name),
-        ("patch", "deployments", &None)
-    );
-    assert_eq!(
-        each.iter().map(|a| a.name.as_deref()).collect::<Vec<_>>(),
-        [Some("web")]
-    );
-    let answer = |granted| Answers {
-        upgrade: Live::NotAsked,
-        access: vec![granted],
-    };
+    assert_eq!((whole.verb, whole.resource, &whole.name), ("patch", "deployments", &None));
+    assert_eq!(each.iter().map(|a| a.name.as_deref()).collect::<Vec<_>>(), [Some("web")]);
+    let answer = |granted| Answers { upgrade: Live::NotAsked, access: vec![granted] };
     assert!(confirm(question, &answer(Granted::Yes)).is_ok());
     let refusal = confirm(question, &answer(Granted::No(each.clone()))).expect_err("refused");
     assert_eq!(refusal.reason.as_str(), "AccessDenied");
-    assert!(
-        refusal
-            .why
-            .contains("`patch` on deployments.apps/web in namespace shop"),
-        "{refusal}"
-    );
+    assert!(refusal.why.contains("`patch` on deployments.apps/web in namespace shop"), "{refusal}");
     assert_eq!(
         refusal.command.as_deref(),
         Some("kubectl auth can-i patch deployments.apps/web -n shop")
     );
     assert!(confirm(question, &answer(Granted::Failed("down".into()))).is_err());
-    assert!(
-        confirm(
-            question,
-            &Answers {
-                upgrade: Live::NotAsked,
-                access: vec![]
-            }
-        )
-        .is_err()
-    );
+    assert!(confirm(question, &Answers { upgrade: Live::NotAsked, access: vec![] }).is_err());
 
     let outcome_of =
         |s: &Snapshot, u: &Upgrade| outcome(&ask(s, "alice", Operation::Create, None, Some(u)));
     let another = |r: Option<Identity>| edited("Pending", |u| u.spec.requester = r);
     assert_eq!(outcome_of(&s, &another(None)), "IdentityMismatch");
-    let bob = Identity {
-        username: "bob".into(),
-        uid: None,
-        groups: vec!["devs".into()],
-    };
+    let bob = Identity { username: "bob".into(), uid: None, groups: vec!["devs".into()] };
     assert_eq!(outcome_of(&s, &another(Some(bob))), "IdentityMismatch");
-    let admins = Identity {
-        username: "alice".into(),
-        uid: None,
-        groups: vec!["admins".into()],
-    };
-    assert_eq!(
-        outcome_of(&s, &another(Some(admins))),
-        "IdentityMismatch",
-        "groups count"
-    );
+    let admins = Identity { username: "alice".into(), uid: None, groups: vec!["admins".into()] };
+    assert_eq!(outcome_of(&s, &another(Some(admins))), "IdentityMismatch", "groups count");
     let idle = edited("Pending", |u| {
         let stage = u.spec.stages[0].workloads.as_mut().expect("a stage");
         stage.targets[0].images[0].to = "docker.io/library/web:v1".into();
     });
     assert_eq!(outcome_of(&s, &idle), "NothingChanges");
-    for (phase, expected) in [
-        ("Paused", "WorkloadBusy"),
-        ("Pending", "WorkloadBusy"),
-        ("RolledBack", "Confirm"),
-    ] {
+    for (phase, expected) in
+        [("Paused", "WorkloadBusy"), ("Pending", "WorkloadBusy"), ("RolledBack", "Confirm")]
+    {
         s.set_upgrade(&upgrade("shop", "earlier", phase));
         assert_eq!(outcome_of(&s, &new), expected, "{phase}");
     }
     s.set_synced(false);
     assert_eq!(outcome_of(&s, &new), "NotReady");
-    assert_eq!(
-        outcome(&ask(&s, US, Operation::Create, None, Some(&new))),
-        "Allow"
-    );
+    assert_eq!(outcome(&ask(&s, US, Operation::Create, None, Some(&new))), "Allow");
 }
 
 #[test]
@@ -149,18 +100,12 @@ fn each_order_is_a_verb_of_its_own() {
             }),
             vec![],
         ),
-        (
-            edited("Progressing", |u| u.spec.paused = true),
-            vec!["pause"],
-        ),
+        (edited("Progressing", |u| u.spec.paused = true), vec!["pause"]),
         (control(json!({})), vec![]),
         (control(json!({"abort": true})), vec!["abort"]),
         (control(json!({"retry": 1})), vec!["retry"]),
         (control(json!({"promote": {"step": 1}})), vec!["promote"]),
-        (
-            control(json!({"abort": true, "promote": {}})),
-            vec!["abort", "promote"],
-        ),
+        (control(json!({"abort": true, "promote": {}})), vec!["abort", "promote"]),
     ];
     for (new, expected) in rows {
         let verdict = ask(&s, "bob", Operation::Update, Some(&old), Some(&new));
@@ -169,9 +114,7 @@ fn each_order_is_a_verb_of_its_own() {
         let back = ask(&s, "bob", Operation::Update, Some(&new), Some(&old));
         assert_eq!(verbs(&back), expected);
         if let Verdict::Confirm(q) = verdict {
-            let AccessNeed::One(a) = &q.access[0] else {
-                panic!("{q:?}")
-            };
+            let AccessNeed::One(a) = &q.access[0] else { panic!("{q:?}") };
             let right = Access {
                 verb: expected[0],
                 group: "kubectl-upgrade.dev",
@@ -181,10 +124,7 @@ fn each_order_is_a_verb_of_its_own() {
             };
             assert_eq!(*a, right);
         }
-        assert_eq!(
-            outcome(&ask(&s, US, Operation::Update, Some(&old), Some(&new))),
-            "Allow"
-        );
+        assert_eq!(outcome(&ask(&s, US, Operation::Update, Some(&old), Some(&new))), "Allow");
     }
 }
 
@@ -192,38 +132,21 @@ fn each_order_is_a_verb_of_its_own() {
 fn the_finalizer_and_the_object_stay_while_it_is_in_flight() {
     let s = shop();
     let collector = "system:serviceaccount:kube-system:generic-garbage-collector";
-    for (phase, in_flight) in [
-        ("Progressing", true),
-        ("Paused", true),
-        ("Pending", false),
-        ("Aborted", false),
-    ] {
+    for (phase, in_flight) in
+        [("Progressing", true), ("Paused", true), ("Pending", false), ("Aborted", false)]
+    {
         let old = upgrade("shop", "web-v2", phase);
         let bare = edited(phase, |u| u.metadata.finalizers = None);
         let verdict = ask(&s, "alice", Operation::Update, Some(&old), Some(&bare));
         assert_eq!(
             outcome(&verdict),
-            if in_flight {
-                "FinalizerGuarded"
-            } else {
-                "Allow"
-            },
+            if in_flight { "FinalizerGuarded" } else { "Allow" },
             "{phase}"
         );
         let verdict = ask(&s, "alice", Operation::Delete, Some(&old), None);
-        assert_eq!(
-            verbs(&verdict),
-            if in_flight { vec!["abort"] } else { vec![] },
-            "{phase}"
-        );
-        assert_eq!(
-            outcome(&ask(&s, collector, Operation::Delete, Some(&old), None)),
-            "Allow"
-        );
-        assert_eq!(
-            outcome(&ask(&s, US, Operation::Update, Some(&old), Some(&bare))),
-            "Allow"
-        );
+        assert_eq!(verbs(&verdict), if in_flight { vec!["abort"] } else { vec![] }, "{phase}");
+        assert_eq!(outcome(&ask(&s, collector, Operation::Delete, Some(&old), None)), "Allow");
+        assert_eq!(outcome(&ask(&s, US, Operation::Update, Some(&old), Some(&bare))), "Allow");
     }
 }
 
@@ -234,26 +157,15 @@ fn the_status_is_the_controllers_alone() {
         old: Some(upgrade("shop", "u", "Pending")),
         new: Some(upgrade("shop", "u", "Completed")),
     };
-    for (user, expected) in [
-        ("alice", "ControllerOnly"),
-        ("system:admin", "ControllerOnly"),
-        (US, "Allow"),
-    ] {
+    for (user, expected) in
+        [("alice", "ControllerOnly"), ("system:admin", "ControllerOnly"), (US, "Allow")]
+    {
         let subject = Subject::Upgrade(Box::new(both()));
         let r = review(user, Operation::Update, "status", subject);
-        assert_eq!(
-            outcome(&decide(&s, &r, Timestamp::UNIX_EPOCH)),
-            expected,
-            "{user}"
-        );
+        assert_eq!(outcome(&decide(&s, &r, Timestamp::UNIX_EPOCH)), expected, "{user}");
     }
     let nobody = Snapshot::new("");
-    let r = review(
-        "",
-        Operation::Update,
-        "status",
-        Subject::Upgrade(Box::new(both())),
-    );
+    let r = review("", Operation::Update, "status", Subject::Upgrade(Box::new(both())));
     assert_eq!(
         outcome(&decide(&nobody, &r, Timestamp::UNIX_EPOCH)),
         "ControllerOnly",

@@ -35,66 +35,21 @@ fn updates_of_a_deployment() {
         o["spec"]["template"]["metadata"]["annotations"] = json!({"restartedAt": "now"});
     };
     let rows: Vec<(&str, Value, Value, &str)> = vec![
-        (
-            "nothing",
-            web("web:v1", nothing),
-            web("web:v1", nothing),
-            "Allow",
-        ),
+        ("nothing", web("web:v1", nothing), web("web:v1", nothing), "Allow"),
         (
             "scaling",
             web("web:v1", nothing),
             web("web:v1", set("/spec/replicas", json!(9))),
             "Allow",
         ),
-        (
-            "restart",
-            web("web:v1", nothing),
-            web("web:v1", restart),
-            "Allow",
-        ),
-        (
-            "image",
-            web("web:v1", nothing),
-            web("web:v2", nothing),
-            "UpgradeRequired",
-        ),
-        (
-            "same image",
-            web("web:v1", nothing),
-            web("docker.io/library/web:v1", nothing),
-            "Allow",
-        ),
-        (
-            "back to the ledger",
-            web("web:v9", nothing),
-            web("web:v1", nothing),
-            "Allow",
-        ),
-        (
-            "init container",
-            web("web:v1", nothing),
-            web("web:v1", extra),
-            "UpgradeRequired",
-        ),
-        (
-            "drops a container",
-            web("web:v1", extra),
-            web("web:v1", nothing),
-            "Allow",
-        ),
-        (
-            "label comes",
-            web("web:v1", nothing),
-            web("web:v1", flying),
-            "LabelReserved",
-        ),
-        (
-            "label goes",
-            web("web:v1", flying),
-            web("web:v1", nothing),
-            "InFlight",
-        ),
+        ("restart", web("web:v1", nothing), web("web:v1", restart), "Allow"),
+        ("image", web("web:v1", nothing), web("web:v2", nothing), "UpgradeRequired"),
+        ("same image", web("web:v1", nothing), web("docker.io/library/web:v1", nothing), "Allow"),
+        ("back to the ledger", web("web:v9", nothing), web("web:v1", nothing), "Allow"),
+        ("init container", web("web:v1", nothing), web("web:v1", extra), "UpgradeRequired"),
+        ("drops a container", web("web:v1", extra), web("web:v1", nothing), "Allow"),
+        ("label comes", web("web:v1", nothing), web("web:v1", flying), "LabelReserved"),
+        ("label goes", web("web:v1", flying), web("web:v1", nothing), "InFlight"),
         (
             "restart in flight",
             web("web:v1", flying),
@@ -104,18 +59,8 @@ fn updates_of_a_deployment() {
             }),
             "InFlight",
         ),
-        (
-            "image in flight",
-            web("web:v2", flying),
-            web("web:v1", flying),
-            "InFlight",
-        ),
-        (
-            "guarded in flight",
-            web("web:v1", held),
-            web("web:v1", flying),
-            "InFlight",
-        ),
+        ("image in flight", web("web:v2", flying), web("web:v1", flying), "InFlight"),
+        ("guarded in flight", web("web:v1", held), web("web:v1", flying), "InFlight"),
         (
             "paused in flight",
             web("web:v1", flying),
@@ -145,22 +90,13 @@ fn updates_of_a_deployment() {
         ),
     ];
     for (what, old, new, expected) in rows {
-        assert_eq!(
-            outcome(&update(&s, "alice", &old, &new)),
-            expected,
-            "{what}"
-        );
+        assert_eq!(outcome(&update(&s, "alice", &old, &new)), expected, "{what}");
     }
     // Where nobody opted in, nothing is ours, even with our label.
     let mut free = shop();
     free.set_namespace("shop", crate::policy::testing::labels(&[]));
     assert_eq!(
-        outcome(&update(
-            &free,
-            "alice",
-            &web("web:v1", flying),
-            &web("web:v2", nothing)
-        )),
+        outcome(&update(&free, "alice", &web("web:v1", flying), &web("web:v2", nothing))),
         "Allow"
     );
 }
@@ -169,9 +105,7 @@ fn updates_of_a_deployment() {
 fn the_refusal_of_an_image_change_says_how_to_get_it() {
     let mut s = shop();
     let (old, new) = (web("web:v1", nothing), web("web:v2", nothing));
-    let Verdict::Deny(refusal) = update(&s, "alice", &old, &new) else {
-        panic!("allowed")
-    };
+    let Verdict::Deny(refusal) = update(&s, "alice", &old, &new) else { panic!("allowed") };
     assert_eq!(
         refusal.to_string(),
         "Deployment shop/web: no approved Upgrade covers container `web` web:v1 -> web:v2 (UpgradeRequired)\n  \
@@ -180,23 +114,14 @@ fn the_refusal_of_an_image_change_says_how_to_get_it() {
          run: kubectl upgrade start deploy/web --image web=web:v2 -n shop"
     );
     s.set_upgrade(&upgrade("shop", "web-v2", "Paused"));
-    let Verdict::Deny(refusal) = update(&s, "alice", &old, &new) else {
-        panic!("allowed")
-    };
+    let Verdict::Deny(refusal) = update(&s, "alice", &old, &new) else { panic!("allowed") };
     assert!(
-        refusal
-            .why
-            .ends_with("Upgrade web-v2 (Paused: waits for promote) has it"),
+        refusal.why.ends_with("Upgrade web-v2 (Paused: waits for promote) has it"),
         "{refusal}"
     );
-    assert_eq!(
-        refusal.command.as_deref(),
-        Some("kubectl upgrade status web-v2 -n shop")
-    );
+    assert_eq!(refusal.command.as_deref(), Some("kubectl upgrade status web-v2 -n shop"));
     s.set_upgrade(&upgrade("shop", "web-v2", "Completed"));
-    let Verdict::Deny(refusal) = update(&s, "alice", &old, &new) else {
-        panic!("allowed")
-    };
+    let Verdict::Deny(refusal) = update(&s, "alice", &old, &new) else { panic!("allowed") };
     assert!(
         refusal.command.is_some_and(|c| c.contains("start")),
         "an Upgrade that is over helps nobody"
@@ -205,13 +130,8 @@ fn the_refusal_of_an_image_change_says_how_to_get_it() {
     let odd = web("web:v1", |o| {
         o["spec"]["template"]["spec"]["containers"] = images;
     });
-    let Verdict::Deny(refusal) = update(&s, "alice", &old, &odd) else {
-        panic!("allowed")
-    };
-    assert!(
-        refusal.help.contains("neither adds nor removes"),
-        "{refusal}"
-    );
+    let Verdict::Deny(refusal) = update(&s, "alice", &old, &odd) else { panic!("allowed") };
+    assert!(refusal.help.contains("neither adds nor removes"), "{refusal}");
 }
 
 #[test]
@@ -230,17 +150,12 @@ fn other_kinds_are_told_that_deployments_are_upgraded_only() {
         };
         let verdict = workload(&s, "alice", kind, Some(&object("a:1")), &object("a:2"));
         assert_eq!(outcome(&verdict), "UpgradeRequired", "{kind}");
-        let Verdict::Deny(refusal) = verdict else {
-            panic!("{kind}")
-        };
+        let Verdict::Deny(refusal) = verdict else { panic!("{kind}") };
+        assert!(refusal.help.contains("upgrades Deployments only"), "{refusal}");
         assert!(
-            refusal.help.contains("upgrades Deployments only"),
-            "{refusal}"
-        );
-        assert!(
-            refusal.help.contains(&format!(
-                "leave {kind} out of the policy's `spec.workloads.kinds`"
-            )),
+            refusal
+                .help
+                .contains(&format!("leave {kind} out of the policy's `spec.workloads.kinds`")),
             "{refusal}"
         );
     }
@@ -260,22 +175,11 @@ fn what_is_not_known_is_refused_only_where_it_matters() {
         assert_eq!(outcome(&update(s, "alice", &v1, &v2)), "NotReady");
         assert_eq!(outcome(&update(s, US, &v1, &v2)), "NotReady", "not even we");
         assert_eq!(
-            outcome(&update(
-                s,
-                "alice",
-                &v1,
-                &web("web:v1", |o| o["spec"]["replicas"] = json!(0))
-            )),
+            outcome(&update(s, "alice", &v1, &web("web:v1", |o| o["spec"]["replicas"] = json!(0)))),
             "Allow"
         );
-        assert_eq!(
-            outcome(&update(s, "alice", &web("web:v1", flying), &v1)),
-            "NotReady"
-        );
-        assert_eq!(
-            outcome(&workload(s, "alice", DEPLOYMENT, None, &v1)),
-            "NotReady"
-        );
+        assert_eq!(outcome(&update(s, "alice", &web("web:v1", flying), &v1)), "NotReady");
+        assert_eq!(outcome(&workload(s, "alice", DEPLOYMENT, None, &v1)), "NotReady");
         let replica = "system:serviceaccount:kube-system:replicaset-controller";
         let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
         assert_eq!(
@@ -287,18 +191,21 @@ fn what_is_not_known_is_refused_only_where_it_matters() {
 }
 
 #[test]
+fn a_policy_that_is_narrowed_lets_go_at_once() {
+    let s = shop_with(json!({"workloads": {"selector": {"matchLabels": {"app": "other"}}}}));
+    assert_eq!(
+        outcome(&update(&s, "alice", &web("web:v1", nothing), &web("web:v2", nothing))),
+        "Allow"
+    );
+}
+
+#[test]
 fn taking_the_label_off_first_does_not_help() {
     let s = shop_with(json!({"workloads": {"selector": {"matchLabels": {"app": "web"}}}}));
     let bare = |o: &mut Value| o["metadata"]["labels"] = json!({});
     let outcome_of = |old: &Value, new: &Value| outcome(&update(&s, "alice", old, new)).to_owned();
-    assert_eq!(
-        outcome_of(&web("web:v1", nothing), &web("web:v1", bare)),
-        "Allow"
-    );
-    assert_eq!(
-        outcome_of(&web("web:v1", bare), &web("web:v2", bare)),
-        "UpgradeRequired"
-    );
+    assert_eq!(outcome_of(&web("web:v1", nothing), &web("web:v1", bare)), "Allow");
+    assert_eq!(outcome_of(&web("web:v1", bare), &web("web:v2", bare)), "UpgradeRequired");
     assert_eq!(
         outcome_of(&web("web:v1", nothing), &web("web:v2", bare)),
         "UpgradeRequired",

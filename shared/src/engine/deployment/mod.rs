@@ -4,6 +4,8 @@
 //! died after any write goes on where the last one stood. Why each write is what it is:
 //! [`super::law`].
 
+mod back;
+
 use super::effect::Write;
 use super::law;
 use super::observed::{Set, Workload};
@@ -65,7 +67,9 @@ pub struct Counts {
 pub fn side(target: &PlanTarget, workload: &Workload) -> Side {
     let all = |pick: fn(&crate::api::upgrade::ImageChange) -> &str| {
         target.images.iter().all(|change| {
-            workload.container(&change.container).is_some_and(|c| image::same(&c.image, pick(change)))
+            workload
+                .container(&change.container)
+                .is_some_and(|c| image::same(&c.image, pick(change)))
         })
     };
     if all(|c| &c.to) {
@@ -113,7 +117,8 @@ impl<'a> Driver<'a> {
             stable_ready += set.ready;
         }
         let available = self.now.pods.iter().filter(|p| Some(p.set.as_str()) == name);
-        let canary_ready = available.filter(|p| self.available_at(p).is_some_and(|t| t <= self.clock));
+        let canary_ready =
+            available.filter(|p| self.available_at(p).is_some_and(|t| t <= self.clock));
         Counts {
             stable,
             stable_ready,
@@ -125,7 +130,8 @@ impl<'a> Driver<'a> {
     /// When the next pod of the canary becomes available, if nothing happens to it.
     pub fn next_available(&self) -> Option<Timestamp> {
         let name = self.canary_set()?.name.as_str();
-        let times = self.now.pods.iter().filter(|p| p.set == name).filter_map(|p| self.available_at(p));
+        let times =
+            self.now.pods.iter().filter(|p| p.set == name).filter_map(|p| self.available_at(p));
         times.filter(|t| *t > self.clock).min()
     }
 
@@ -149,44 +155,6 @@ impl<'a> Driver<'a> {
         self.without_noise(next)
     }
 
-    /// Back to the old images, with the workload's own fields.
-    pub fn back(&self) -> Move {
-        let next = match side(self.target, self.now) {
-            Side::Canary => Move::Write(self.abort()),
-            Side::Stable if self.now.inflated() || self.now.paused => Move::Write(self.abort()),
-            Side::Stable => self.settle_back(),
-            Side::Other => self.restore(),
-        };
-        self.without_noise(next)
-    }
-
-    /// The guarded fields as their owner wrote them.
-    pub fn restore(&self) -> Move {
-        self.without_noise(Move::Write(Write {
-            paused: Some(false),
-            max_surge: self.originals.max_surge.clone(),
-            max_unavailable: self.originals.max_unavailable.clone(),
-            min_ready_seconds: Some(self.originals.min_ready_seconds),
-            progress_deadline_seconds: self.originals.progress_deadline_seconds,
-            why: "put the guarded fields back".to_owned(),
-            ..Write::default()
-        }))
-    }
-
-    /// Stands still where it is.
-    pub fn freeze(&self) -> Move {
-        let n = self.now.replicas;
-        if n == 0 && self.canary && side(self.target, self.now) == Side::Canary && self.now.inflated() {
-            return self.without_noise(Move::Write(self.abort()));
-        }
-        let moving = side(self.target, self.now) == Side::Canary || self.now.inflated();
-        if !moving || self.now.paused {
-            return Move::Reached;
-        }
-        let write = Write { paused: Some(true), why: "pause".to_owned(), ..Write::default() };
-        self.without_noise(Move::Write(write))
-    }
-
     fn part(&self, weight: i32, rest: bool) -> Move {
         let n = self.now.replicas;
         match side(self.target, self.now) {
@@ -199,9 +167,10 @@ impl<'a> Driver<'a> {
                 Move::Wait("scaled to 0 replicas: a canary needs pods; scale it up".to_owned())
             }
             Side::Stable if self.now.inflated() => self.lower(law::canary_count(weight, n), rest),
-            Side::Stable => self
-                .not_startable()
-                .map_or_else(|| Move::Write(self.raise(0, law::canary_count(weight, n))), Move::Wait),
+            Side::Stable => self.not_startable().map_or_else(
+                || Move::Write(self.raise(0, law::canary_count(weight, n))),
+                Move::Wait,
+            ),
             Side::Canary if !self.now.inflated() => Move::Broken(self.changed_under_us()),
             Side::Canary => self.hold_at(law::canary_count(weight, n), rest),
         }
@@ -222,7 +191,11 @@ impl<'a> Driver<'a> {
             return Move::Wait(format!("{} of {k} canary pods made{}", c.canary, self.failure()));
         }
         if c.canary_ready < c.canary.min(k) {
-            return Move::Wait(format!("{} of {k} canary pods available{}", c.canary_ready, self.failure()));
+            return Move::Wait(format!(
+                "{} of {k} canary pods available{}",
+                c.canary_ready,
+                self.failure()
+            ));
         }
         if c.canary < k {
             return Move::Write(self.raise(c.canary, k));
@@ -278,7 +251,8 @@ impl<'a> Driver<'a> {
             let next = have + surge.min(want - have);
             return (law::surge_percent(next - law::share_down(u, n), n), u);
         }
-        let unavailable = law::resolve_unavailable(self.originals.max_unavailable.as_ref(), n).max(1);
+        let unavailable =
+            law::resolve_unavailable(self.originals.max_unavailable.as_ref(), n).max(1);
         let next = have + unavailable.min(want - have);
         (0, (0..=100).find(|p| law::share_down(*p, n) >= next).unwrap_or(100))
     }
@@ -304,9 +278,13 @@ impl<'a> Driver<'a> {
             return Move::Wait(format!("{} of {told} stable pods ready", c.stable_ready));
         }
         if c.canary > k + law::tolerance(n) {
-            let (s, u) = self.knobs(c.stable.min(n - k), n - k);
+            let (surge, unavailable) = self.knobs(c.stable.min(n - k), n - k);
             let why = format!("canary from {} back to {k} pods", c.canary);
-            let write = self.now.missing(Write { paused: Some(false), why, ..inflated(s, u) });
+            let write = self.now.missing(Write {
+                paused: Some(false),
+                why,
+                ..inflated(surge, unavailable)
+            });
             if write.operations().is_empty() {
                 return Move::Wait(format!("{} canary pods, going back to {k}", c.canary));
             }
@@ -327,10 +305,11 @@ impl<'a> Driver<'a> {
         if template == Side::Other || self.third_set() {
             return Move::Broken(self.changed_under_us());
         }
-        if template == Side::Stable && !self.now.inflated() {
-            if let Some(why) = self.not_startable() {
-                return Move::Wait(why);
-            }
+        if template == Side::Stable
+            && !self.now.inflated()
+            && let Some(why) = self.not_startable()
+        {
+            return Move::Wait(why);
         }
         let write = self.now.missing(self.promote());
         if !write.operations().is_empty() {
@@ -351,7 +330,12 @@ impl<'a> Driver<'a> {
     fn promote(&self) -> Write {
         let images = self.images(|c| &c.to);
         if !self.canary {
-            return Write { images, paused: Some(false), why: "roll out".to_owned(), ..Write::default() };
+            return Write {
+                images,
+                paused: Some(false),
+                why: "roll out".to_owned(),
+                ..Write::default()
+            };
         }
         let surges = law::resolve_surge(self.originals.max_surge.as_ref(), self.now.replicas) > 0;
         let unavailable =
@@ -365,67 +349,6 @@ impl<'a> Driver<'a> {
             progress_deadline_seconds: self.originals.progress_deadline_seconds,
             why: "promote".to_owned(),
         }
-    }
-
-    /// One write back. Where the workload may surge, no ready pod is given up; what the canary
-    /// costs already is not asked for again, or a full quota would stall it for ever.
-    fn abort(&self) -> Write {
-        let images = self.images(|c| &c.from);
-        if !self.canary {
-            return Write { images, paused: Some(false), why: "roll back".to_owned(), ..Write::default() };
-        }
-        let n = self.now.replicas;
-        let surges = law::resolve_surge(self.originals.max_surge.as_ref(), n) > 0;
-        let unavailable = if surges && self.now.replica_failure.is_none() {
-            Some(law::percent(ceil_unavailable(self.cost(), n)))
-        } else {
-            self.at_least_cost()
-        };
-        Write {
-            images,
-            paused: Some(false),
-            max_surge: self.originals.max_surge.clone(),
-            max_unavailable: unavailable,
-            min_ready_seconds: Some(self.originals.min_ready_seconds),
-            progress_deadline_seconds: self.originals.progress_deadline_seconds,
-            why: "roll back".to_owned(),
-        }
-    }
-
-    /// The old template is back; wait until only its pods are left, then put the fields back.
-    fn settle_back(&self) -> Move {
-        let n = self.now.replicas;
-        let c = self.counts();
-        if !self.now.settled() || c.canary > 0 || self.now.updated < n || self.now.status_replicas > n {
-            let stuck = self.now.replica_failure.is_some() && self.canary;
-            let raised = Write {
-                max_unavailable: self.at_least_cost(),
-                why: "no room for stable pods: let canary pods go first".to_owned(),
-                ..Write::default()
-            };
-            let lower = self.now.unavailable() < law::resolve_unavailable(raised.max_unavailable.as_ref(), n);
-            if stuck && lower {
-                return Move::Write(raised);
-            }
-            return Move::Wait(format!("{} canary pods left{}", c.canary, self.failure()));
-        }
-        if self.canary { self.restore() } else { Move::Reached }
-    }
-
-    /// The larger of the workload's own `maxUnavailable` and what is missing already.
-    fn at_least_cost(&self) -> Option<k8s_openapi::apimachinery::pkg::util::intstr::IntOrString> {
-        let n = self.now.replicas;
-        let own = self.originals.max_unavailable.clone();
-        if self.cost() > law::resolve_unavailable(own.as_ref(), n) {
-            return Some(law::percent(ceil_unavailable(self.cost(), n)));
-        }
-        own
-    }
-
-    /// Ready pods that are missing already.
-    fn cost(&self) -> i32 {
-        let ready: i32 = self.now.replica_sets.iter().map(|s| s.ready).sum();
-        (self.now.replicas - ready).max(0)
     }
 
     fn images(&self, pick: fn(&crate::api::upgrade::ImageChange) -> &str) -> Vec<(String, String)> {
@@ -445,7 +368,10 @@ impl<'a> Driver<'a> {
         }
         let w = self.now;
         (!w.complete() || !w.settled()).then(|| {
-            format!("its present rollout is not complete: {} of {} pods available", w.available, w.replicas)
+            format!(
+                "its present rollout is not complete: {} of {} pods available",
+                w.available, w.replicas
+            )
         })
     }
 
@@ -453,7 +379,8 @@ impl<'a> Driver<'a> {
     /// is the latest.
     fn third_set(&self) -> bool {
         let canary = self.canary_set().map(|s| s.name.as_str());
-        let known = |s: &&Set| Some(s.name.as_str()) == canary || Some(s.name.as_str()) == self.stable;
+        let known =
+            |s: &&Set| Some(s.name.as_str()) == canary || Some(s.name.as_str()) == self.stable;
         let latest = self.now.replica_sets.iter().max_by_key(|s| s.revision);
         canary.is_some() && latest.is_some_and(|s| s.replicas > 0 && !known(&s))
     }
@@ -476,11 +403,6 @@ impl<'a> Driver<'a> {
             other => other,
         }
     }
-}
-
-/// Smallest percentage that allows at least so many unavailable pods.
-fn ceil_unavailable(pods: i32, replicas: i32) -> i32 {
-    (0..=100).find(|p| law::share_down(*p, replicas) >= pods).unwrap_or(100)
 }
 
 /// The fields that keep new pods from ever becoming Available.

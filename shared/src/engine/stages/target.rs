@@ -1,0 +1,261 @@
+//! One target of a `workloads` stage: a round of its own, and the book-keeping around it.
+
+use super::workloads::Round;
+use crate::api::status::{TargetPhase, TargetStatus};
+use crate::api::{IN_FLIGHT_LABEL, WorkloadKind};
+use crate::engine::deployment::{Driver, Move, Side, side};
+use crate::engine::effect::{Effect, WorkloadPatch, Write, set};
+use crate::engine::observed::Workload;
+use crate::engine::plan::{PlanStage, PlanTarget};
+use crate::engine::{Walk, law};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use serde_json::json;
+
+/// A step's position for a target.
+#[derive(Clone, Copy)]
+pub(crate) struct Position {
+    /// Share of the replicas on the new images, in percent.
+    pub(crate) weight: i32,
+    /// The next step is a pause: trim the surplus and stand still there.
+    pub(crate) rest: bool,
+}
+
+impl<'a> Walk<'a> {
+    /// One round of one target towards a position.
+    pub(crate) fn drive_target(
+        &mut self,
+        stage: usize,
+        index: usize,
+        plan: &PlanStage,
+        to: Position,
+    ) -> Round {
+        let Some((target, seen, mut status)) = self.target(stage, index) else {
+            return Round::Reached;
+        };
+        let round = match self.enter(target, seen, &mut status) {
+            Ok(workload) => self.drive(target, workload, &mut status, plan.canary, to),
+            Err(round) => round,
+        };
+        self.set_target(stage, index, status);
+        round
+    }
+
+    /// What may end a target's round before it began: it is done, gone, another, or taken.
+    fn enter(
+        &self,
+        target: &PlanTarget,
+        seen: Option<&'a Workload>,
+        status: &mut TargetStatus,
+    ) -> Result<&'a Workload, Round> {
+        if status.phase == TargetPhase::Completed {
+            return Err(Round::Reached);
+        }
+        let Some(workload) = seen else {
+            return Err(Round::Broken(format!("{target} does not exist any more")));
+        };
+        if status.uid.as_ref().is_some_and(|uid| *uid != workload.uid) {
+            let what = format!("{target} was deleted and created again meanwhile");
+            return Err(Round::Broken(what));
+        }
+        if status.originals.is_some() {
+            return Ok(workload);
+        }
+        if let Some(other) = workload.label.as_ref().filter(|l| **l != self.plan.name) {
+            status.message = format!("{target}: Upgrade {other} is in flight on it");
+            return Err(Round::Waiting);
+        }
+        match side(target, workload) {
+            Side::Canary if workload.label.is_none() => {
+                status.phase = TargetPhase::Completed;
+                status.message = "it runs the new images already".to_owned();
+                status.canary = workload.replicas;
+                Err(Round::Reached)
+            }
+            Side::Other => Err(Round::Broken(crate::engine::plan_error(
+                target,
+                "its images changed meanwhile",
+            ))),
+            _ => Ok(workload),
+        }
+    }
+
+    fn drive(
+        &mut self,
+        target: &PlanTarget,
+        workload: &Workload,
+        status: &mut TargetStatus,
+        canary: bool,
+        to: Position,
+    ) -> Round {
+        let originals = status.originals.clone().unwrap_or_else(|| workload.fields.clone());
+        let stable = status.stable_replica_set.clone().or_else(|| latest_set(workload));
+        let driver = Driver::new(target, workload, &originals, stable.as_deref(), canary, self.now);
+        status.requested_weight = to.weight;
+        self.note_counts(&driver, workload, status);
+        status.message.clear();
+        match driver.toward(to.weight, to.rest) {
+            Move::Reached => {
+                status.phase = TargetPhase::AtWeight;
+                Round::Reached
+            }
+            Move::Wait(what) => {
+                if status.phase == TargetPhase::AtWeight {
+                    status.phase = TargetPhase::Progressing;
+                    status.last_progress_time = Some(MicroTime(self.now));
+                }
+                status.message = format!("{target}: {what}");
+                self.alarms.extend(driver.next_available());
+                Round::Waiting
+            }
+            Move::Write(write) => {
+                status.originals = Some(originals.clone());
+                status.uid = Some(workload.uid.clone());
+                status.stable_replica_set.clone_from(&stable);
+                status.phase = TargetPhase::Progressing;
+                status.last_progress_time = Some(MicroTime(self.now));
+                status.message = format!("{target}: {}", write.why);
+                self.patch(target, workload, write);
+                Round::Waiting
+            }
+            Move::Broken(why) => Round::Broken(why),
+        }
+    }
+
+    /// The fields back, then our marks off. Whether the target is finished, or why it cannot be.
+    pub(crate) fn finish_target(
+        &mut self,
+        stage: usize,
+        index: usize,
+        canary: bool,
+    ) -> Result<bool, String> {
+        let Some((target, seen, mut status)) = self.target(stage, index) else {
+            return Ok(true);
+        };
+        if status.phase == TargetPhase::Completed {
+            return Ok(true);
+        }
+        let workload = seen.filter(|w| status.uid.as_ref() == Some(&w.uid));
+        let (Some(workload), Some(originals)) = (workload, status.originals.clone()) else {
+            return Err(format!("{target} was deleted meanwhile"));
+        };
+        let stable = status.stable_replica_set.clone();
+        let driver = Driver::new(target, workload, &originals, stable.as_deref(), canary, self.now);
+        self.note_counts(&driver, workload, &mut status);
+        status.phase = TargetPhase::Restoring;
+        status.message.clear();
+        let restore = if canary { driver.restore() } else { Move::Reached };
+        match restore {
+            Move::Write(write) => self.patch(target, workload, write),
+            _ if workload.label.is_some() => {
+                self.release(target, workload);
+            }
+            _ => status.phase = TargetPhase::Completed,
+        }
+        let done = status.phase == TargetPhase::Completed;
+        self.set_target(stage, index, status);
+        Ok(done)
+    }
+
+    /// A target, what runs of it, and its status.
+    pub(crate) fn target(
+        &self,
+        stage: usize,
+        index: usize,
+    ) -> Option<(&'a PlanTarget, Option<&'a Workload>, TargetStatus)> {
+        let plan = self.plan;
+        let observed = self.observed;
+        let target = plan.stages.get(stage)?.targets.get(index)?;
+        let seen =
+            observed.workloads.get(stage).and_then(|s| s.get(index)).and_then(Option::as_ref);
+        let status = self.status.stages.get(stage)?.targets.get(index)?.clone();
+        Some((target, seen, status))
+    }
+
+    /// Writes a target's status back.
+    pub(crate) fn set_target(&mut self, stage: usize, index: usize, status: TargetStatus) {
+        let slot = self.status.stages.get_mut(stage).and_then(|s| s.targets.get_mut(index));
+        if let Some(slot) = slot {
+            *slot = status;
+        }
+    }
+
+    /// Pods as they are now; closer to the goal counts as progress.
+    pub(crate) fn note_counts(
+        &self,
+        driver: &Driver<'_>,
+        workload: &Workload,
+        status: &mut TargetStatus,
+    ) {
+        let counts = driver.counts();
+        let moved = (counts.canary_ready, counts.canary, counts.stable)
+            != (status.canary_ready, status.canary, status.stable);
+        if moved && status.last_progress_time.is_some() {
+            status.last_progress_time = Some(MicroTime(self.now));
+        }
+        status.replicas = workload.replicas;
+        status.stable = counts.stable;
+        status.canary = counts.canary;
+        status.canary_ready = counts.canary_ready;
+        status.effective_weight = law::effective_weight(counts.canary, counts.stable);
+        status.canary_replica_set = driver.canary_set().map(|s| s.name.clone());
+    }
+
+    /// A write to a workload's spec; the in-flight label goes with it wherever it is missing.
+    pub(crate) fn patch(&mut self, target: &PlanTarget, workload: &Workload, write: Write) {
+        let version = &workload.resource_version;
+        let mut operations =
+            vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})];
+        if workload.label.as_deref() != Some(self.plan.name.as_str()) {
+            operations.push(if workload.has_labels {
+                let key = IN_FLIGHT_LABEL.replace('/', "~1");
+                set(&format!("/metadata/labels/{key}"), &json!(self.plan.name))
+            } else {
+                set("/metadata/labels", &json!({ IN_FLIGHT_LABEL: self.plan.name }))
+            });
+        }
+        operations.extend(write.operations());
+        self.event(false, "Patched", format!("{target}: {}", write.why));
+        self.effects.push(Effect::Patch(WorkloadPatch {
+            kind: target.kind,
+            name: target.name.clone(),
+            resource_version: version.clone(),
+            operations,
+            why: write.why,
+        }));
+    }
+
+    /// The last write to a workload, once the ledger knows what it runs.
+    pub(crate) fn release(&mut self, target: &PlanTarget, workload: &Workload) {
+        let (kind, name, uid) = (target.kind, target.name.clone(), workload.uid.clone());
+        self.effects.push(Effect::Record { kind, name: name.clone() });
+        self.effects.push(Effect::Release { kind, name, uid });
+    }
+}
+
+impl TargetStatus {
+    /// A target that nothing was done to yet.
+    pub fn new(kind: WorkloadKind, name: &str) -> Self {
+        Self {
+            kind,
+            name: name.to_owned(),
+            uid: None,
+            phase: TargetPhase::Pending,
+            replicas: 0,
+            stable: 0,
+            canary: 0,
+            canary_ready: 0,
+            requested_weight: 0,
+            effective_weight: 0,
+            stable_replica_set: None,
+            canary_replica_set: None,
+            originals: None,
+            last_progress_time: None,
+            message: String::new(),
+        }
+    }
+}
+
+/// The ReplicaSet of the present template: the Deployment controller's latest revision.
+fn latest_set(workload: &Workload) -> Option<String> {
+    workload.replica_sets.iter().max_by_key(|s| s.revision).map(|s| s.name.clone())
+}
