@@ -31,7 +31,7 @@ impl Bad {
             (Value::Object(map), Value::Null) => drop(map.remove(key)),
             (Value::Object(map), put) => drop(map.insert(key.to_owned(), put.clone())),
             (Value::Array(list), put) => {
-                list[key.parse::<usize>().expect("an index")] = put.clone()
+                list[key.parse::<usize>().expect("an index")] = put.clone();
             }
             (other, _) => panic!("{}: {other} has no fields", self.at),
         }
@@ -69,7 +69,9 @@ async fn refused(api: &Api<DynamicObject>, good: &Value, all: &[Bad]) {
 
 /// What an error should say and does not.
 fn unsaid(error: &kube::Error, what: &str, says: &[&str]) -> Option<String> {
+    // What follows is the same once more, as Rust's Debug.
     let message = error.to_string();
+    let message = message.split(" (Status {").next().unwrap_or_default();
     if std::env::var_os("SHOW").is_some() {
         println!("{what}\n    {message}");
     }
@@ -485,12 +487,16 @@ async fn kubectl_shows_columns_and_knows_short_names() {
         let head = table.lines().next().unwrap_or_default();
         head.split_whitespace().map(str::to_owned).collect()
     };
-    let table = get(&["upgrades"]);
-    assert_eq!(heads(&table), ["NAME", "CURRENT", "TARGET", "PHASE", "STAGE", "WEIGHT", "AGE"]);
+    let table = get(&["upg"]);
+    assert_eq!(
+        heads(&table),
+        ["NAME", "CURRENT", "TARGET", "PHASE", "STAGE", "WEIGHT", "AGE"],
+        "{table}"
+    );
     let row = table.lines().nth(1).expect("a row");
     let row: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(row[..4], ["up", "v1", "v2", "AwaitingApproval"], "{table}");
-    let wide = get(&["upgrades", "-o", "wide"]);
+    let wide = get(&["upg", "-o", "wide"]);
     assert!(heads(&wide).ends_with(&["MESSAGE".to_owned()]), "{wide}");
 
     let kinds = [

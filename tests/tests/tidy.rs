@@ -242,7 +242,7 @@ fn braces(path: &str) -> Vec<String> {
 
 /// A name in the map that is a place in the tree, in full or from the paragraph's rooms on.
 fn place(name: &str) -> bool {
-    let path = name.ends_with(".rs") || name.contains('/');
+    let path = Path::new(name).extension().is_some_and(|e| e == "rs") || name.contains('/');
     path && !name.contains([' ', '(', ':'])
 }
 

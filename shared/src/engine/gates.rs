@@ -8,14 +8,23 @@ use super::plan::PlanTarget;
 use super::{Walk, plan_error};
 use crate::api::approval::Decision;
 use crate::api::status::{ApprovalCount, Phase};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+
+/// How long a workload may come after its Upgrade.
+const ARRIVAL: SignedDuration = SignedDuration::from_secs(3);
 
 impl Walk<'_> {
     /// From seen to started.
     pub(crate) fn gate(&mut self) {
         if self.plan.abort {
             return self.end(Phase::Aborted, "aborted before anything was touched".to_owned());
+        }
+        if let Some(until) = self.not_seen_yet() {
+            self.alarms.push(until);
+            self.status.phase = Phase::Pending;
+            self.status.message = "waits for a workload that is not there yet".to_owned();
+            return;
         }
         if let Some(why) = self.unfit() {
             return self.end(Phase::Failed, why);
@@ -55,9 +64,6 @@ impl Walk<'_> {
     fn start(&mut self) {
         self.status.phase = Phase::Progressing;
         self.status.start_time = Some(MicroTime(self.now));
-        if !self.observed.held {
-            self.effects.push(Effect::Hold);
-        }
         self.walk_stages();
     }
 
@@ -68,6 +74,14 @@ impl Walk<'_> {
         if self.observed.held {
             self.effects.push(Effect::LetGo);
         }
+    }
+
+    /// Until when a missing workload may still come: the one watch may be ahead of the other, and
+    /// `kubectl apply` may have made both in one go.
+    fn not_seen_yet(&self) -> Option<Timestamp> {
+        let missing = self.observed.workloads.iter().flatten().any(Option::is_none);
+        let until = self.observed.created?.saturating_add(ARRIVAL).ok()?;
+        (missing && until > self.now).then_some(until)
     }
 
     /// Why the plan does not fit what runs; checked before anything is touched.

@@ -23,12 +23,7 @@ pub enum Health {
 }
 
 /// Judges the new pods of a target that is under way.
-pub fn judge(
-    driver: &Driver<'_>,
-    workload: &Workload,
-    status: &TargetStatus,
-    now: Timestamp,
-) -> Health {
+pub fn pods(driver: &Driver<'_>, workload: &Workload, now: Timestamp) -> Health {
     let mut alarm = None;
     let canary = driver.canary_set().map(|s| s.name.as_str());
     for pod in workload.pods.iter().filter(|p| Some(p.set.as_str()) == canary) {
@@ -37,10 +32,7 @@ pub fn judge(
             Health::Fine(at) => alarm = earliest(alarm, at),
         }
     }
-    match deadline(status, workload, now) {
-        Health::Failed(why) => Health::Failed(why),
-        Health::Fine(at) => Health::Fine(earliest(alarm, at)),
-    }
+    Health::Fine(alarm)
 }
 
 fn pod_health(pod: &PodState, now: Timestamp) -> Health {
@@ -57,7 +49,7 @@ fn pod_health(pod: &PodState, now: Timestamp) -> Health {
         "CrashLoopBackOff" => Health::Fine(None),
         "InvalidImageName" => fails("names an invalid image"),
         _ => {
-            let until = pod.created.and_then(|t| t.saturating_add(START_GRACE).ok());
+            let until = pod.since.and_then(|t| t.saturating_add(START_GRACE).ok());
             match until {
                 Some(t) if t > now => Health::Fine(Some(t)),
                 _ => fails(&format!("cannot be started ({reason})")),
@@ -66,8 +58,14 @@ fn pod_health(pod: &PodState, now: Timestamp) -> Health {
     }
 }
 
-/// The workload's own progress deadline, counted from the last progress and not while it rests.
-fn deadline(status: &TargetStatus, workload: &Workload, now: Timestamp) -> Health {
+/// The workload's own progress deadline, counted from the last progress and not while it rests. A
+/// pod that is Ready and only has its `minReadySeconds` before it is progress.
+pub fn deadline(
+    driver: &Driver<'_>,
+    workload: &Workload,
+    status: &TargetStatus,
+    now: Timestamp,
+) -> Health {
     if status.phase != TargetPhase::Progressing {
         return Health::Fine(None);
     }
@@ -84,6 +82,9 @@ fn deadline(status: &TargetStatus, workload: &Workload, now: Timestamp) -> Healt
     };
     if now < end {
         return Health::Fine(Some(end));
+    }
+    if let Some(available) = driver.next_available() {
+        return Health::Fine(Some(available));
     }
     let quota = workload.replica_failure.as_ref().map(|m| format!(": {m}")).unwrap_or_default();
     Health::Failed(format!(

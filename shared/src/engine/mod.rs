@@ -251,6 +251,10 @@ impl Walk<'_> {
         let next = self.alarms.iter().min().copied().filter(|_| !phase.is_terminal());
         status.next_transition_time = next.map(|t| Time(whole_seconds_up(t)));
         conditions::update(status, self.now);
+        // Before anything else: what is deleted from now on waits until all is put back.
+        if phase.is_in_flight() && !self.observed.held && !self.observed.deleting {
+            self.effects.insert(0, Effect::Hold);
+        }
         if phase != before.phase {
             let warning = matches!(
                 phase,

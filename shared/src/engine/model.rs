@@ -264,7 +264,7 @@ impl Native {
             (0..x.1).map(move |i| PodState {
                 name: format!("{}-{i}", x.0),
                 set: x.0.replace(':', "-"),
-                created: Some(since),
+                since: Some(since),
                 ready_since: ready.then_some(since),
                 trouble: trouble.clone(),
             })

@@ -15,6 +15,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 pub struct Observed {
     /// `metadata.generation` of the Upgrade.
     pub generation: i64,
+    /// `metadata.creationTimestamp` of the Upgrade.
+    pub created: Option<Timestamp>,
     /// Somebody deleted the Upgrade; our finalizer holds it.
     pub deleting: bool,
     /// Our finalizer is on the Upgrade.
@@ -111,8 +113,9 @@ pub struct PodState {
     pub name: String,
     /// ReplicaSet that controls it.
     pub set: String,
-    /// When it was created.
-    pub created: Option<Timestamp>,
+    /// Since when it has been able to start its containers: the latest of its creation, its node,
+    /// its init containers, and the end of its last readiness.
+    pub since: Option<Timestamp>,
     /// Since when it is Ready.
     pub ready_since: Option<Timestamp>,
     /// Why it does not run, where a container says so.
@@ -267,18 +270,29 @@ impl PodState {
         let ready = status
             .and_then(|s| s.conditions.as_ref())
             .and_then(|c| c.iter().find(|c| c.type_ == "Ready" && c.status == "True"));
-        let mut containers = status
+        let containers = status
             .into_iter()
             .flat_map(|s| s.init_container_statuses.iter().chain(s.container_statuses.iter()))
             .flatten();
         Some(Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
             set: set.name.clone(),
-            created: pod.metadata.creation_timestamp.as_ref().map(|t| t.0),
+            since: able_since(pod),
             ready_since: ready.and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0),
-            trouble: containers.find_map(trouble),
+            trouble: containers.filter_map(trouble).max_by_key(|t| t.restarts),
         })
     }
+}
+
+fn able_since(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let marks = conditions.filter(|c| match c.type_.as_str() {
+        "PodScheduled" | "Initialized" => c.status == "True",
+        "Ready" => c.status != "True",
+        _ => false,
+    });
+    let times = marks.filter_map(|c| c.last_transition_time.as_ref());
+    times.chain(&pod.metadata.creation_timestamp).map(|t| t.0).max()
 }
 
 fn trouble(status: &ContainerStatus) -> Option<Trouble> {

@@ -44,6 +44,8 @@ pub struct PlanStage {
     pub name: String,
     /// Positions in place, or the workload's own rolling update.
     pub canary: bool,
+    /// Some weight is under 100: the template comes with the inflation.
+    pub parts: bool,
     /// Steps; the last weight is 100.
     pub steps: Vec<Step>,
     /// Hash of the steps, so that an index is never read against others.
@@ -158,7 +160,8 @@ fn stage(index: usize, stage: &Stage) -> Result<PlanStage, PlanError> {
     }
     let digest = Sha256::digest(format!("{steps:?}").as_bytes());
     let step_hash = crate::plan::hash::hex(digest.iter().take(5));
-    Ok(PlanStage { name: stage.name.clone(), canary, steps, step_hash, targets })
+    let parts = steps.iter().any(|s| matches!(s, Step::Weight(w) if *w < 100));
+    Ok(PlanStage { name: stage.name.clone(), canary, parts, steps, step_hash, targets })
 }
 
 /// After the last step a canary is at 100, whether the list says so or not.

@@ -71,9 +71,9 @@ impl Walk<'_> {
             self.set_target(stage, index, status);
             return true;
         };
-        let canary = self.plan.stages.get(stage).is_some_and(|s| s.canary);
-        let stable = status.stable_replica_set.clone();
-        let driver = Driver::new(target, workload, &originals, stable.as_deref(), canary, self.now);
+        let Some(plan) = self.plan.stages.get(stage) else { return true };
+        let before = status.clone();
+        let driver = Driver::new(target, workload, &originals, &before, plan, self.now);
         status.phase = TargetPhase::RollingBack;
         self.note_counts(&driver, workload, &mut status);
         status.message.clear();

@@ -18,6 +18,8 @@ struct Bench {
     status: UpgradeStatus,
     now: Timestamp,
     held: bool,
+    /// The API server refuses every write to the workload.
+    refuse: bool,
 }
 
 fn steps(weights: &[i32]) -> Value {
@@ -39,7 +41,7 @@ impl Bench {
         .expect("a valid spec");
         let plan = Plan::new(&Upgrade::new("up", spec)).expect("a valid plan");
         let now = "2026-11-21T12:00:00Z".parse().expect("a time");
-        Self { plan, native, status: UpgradeStatus::default(), now, held: false }
+        Self { plan, native, status: UpgradeStatus::default(), now, held: false, refuse: false }
     }
 
     fn round(&mut self) -> bool {
@@ -49,7 +51,9 @@ impl Bench {
             ..Observed::default()
         };
         let outcome = step(&self.plan, &observed, &self.status, self.now);
-        self.native.perform(&outcome.effects);
+        if !self.refuse {
+            self.native.perform(&outcome.effects);
+        }
         let moved = outcome.effects.iter().any(|e| {
             matches!(e, super::effect::Effect::Patch(_) | super::effect::Effect::Release { .. })
         });
@@ -218,6 +222,96 @@ fn what_runs_the_new_images_already_is_left_alone() {
     let mut bench = Bench::new(native, &steps(&[50]));
     assert_eq!(bench.run(), Phase::Completed);
     assert_eq!(bench.native.spec_writes, 0);
+}
+
+#[test]
+fn a_write_that_is_refused_is_no_progress_and_meets_its_deadline() {
+    let mut bench = Bench::new(Native::new(10, "25%", "25%"), &steps(&[10, 50]));
+    bench.refuse = true;
+    bench.round();
+    let first = bench.status.clone();
+    bench.round();
+    assert_eq!(
+        bench.status, first,
+        "the same refused write changes nothing, so nothing is written"
+    );
+    bench.now += SignedDuration::from_secs(601);
+    bench.round();
+    assert_eq!(bench.status.phase, Phase::RolledBack);
+    assert_eq!(bench.native.spec_writes, 0);
+}
+
+#[test]
+fn the_finalizer_is_asked_for_until_it_is_there() {
+    let mut bench =
+        Bench::new(Native::new(10, "25%", "25%"), &json!([{"setWeight": 10}, {"pause": {}}]));
+    bench.run();
+    assert!(bench.held);
+    bench.held = false;
+    bench.round();
+    assert!(bench.held, "a first try that was lost is made up for");
+}
+
+#[test]
+fn who_was_away_for_longer_than_the_deadline_blames_nobody() {
+    let mut bench = Bench::new(Native::new(10, "25%", "25%"), &steps(&[10, 50]));
+    bench.native.behaviour = Behaviour::Never;
+    bench.run();
+    bench.native.behaviour = Behaviour::Ready;
+    bench.now += SignedDuration::from_secs(6000);
+    assert_eq!(bench.run(), Phase::Completed);
+}
+
+#[test]
+fn a_canary_of_nothing_but_100_is_a_rolling_update_that_gives_up_no_pod() {
+    let mut bench = Bench::new(
+        Native::new(10, "25%", "25%"),
+        &json!([{"pause": {"duration": "1s"}}, {"setWeight": 100}]),
+    );
+    assert_eq!(bench.run(), Phase::Paused);
+    assert_eq!(bench.native.spec_writes, 0, "nothing is touched before the pause is over");
+    bench.now += SignedDuration::from_secs(2);
+    assert_eq!(bench.run(), Phase::Completed);
+    assert_eq!((bench.pods(), bench.native.least), ((0, 10), 10));
+    bench.untouched();
+}
+
+#[test]
+fn one_replica_and_back_keeps_the_stable_version() {
+    let list = json!([{"setWeight": 50}, {"pause": {}}]);
+    let mut bench = Bench::new(Native::new(10, "25%", "25%"), &list);
+    bench.run();
+    bench.native.scale(1);
+    bench.run();
+    assert!(bench.native.count(OLD) >= 1, "a stable pod is left: {:?}", bench.pods());
+    bench.native.scale(10);
+    bench.run();
+    assert_eq!(bench.pods(), (5, 5));
+}
+
+#[test]
+fn scaled_to_nothing_for_longer_than_the_deadline_is_no_failure() {
+    let list = json!([{"setWeight": 50}, {"pause": {}}]);
+    let mut bench = Bench::new(Native::new(10, "25%", "25%"), &list);
+    bench.run();
+    bench.native.scale(0);
+    bench.run();
+    bench.now += SignedDuration::from_secs(100_000);
+    assert_eq!(bench.run(), Phase::Progressing);
+    bench.native.scale(10);
+    assert_eq!(bench.run(), Phase::Paused);
+    assert_eq!(bench.pods(), (5, 5));
+}
+
+#[test]
+fn knobs_changed_before_the_first_write_landed_are_the_ones_put_back() {
+    let mut bench = Bench::new(Native::new(10, "25%", "25%"), &steps(&[10, 50]));
+    bench.refuse = true;
+    bench.round();
+    bench.refuse = false;
+    bench.native.fields.min_ready_seconds = 7;
+    assert_eq!(bench.run(), Phase::Completed);
+    assert_eq!(bench.native.fields.min_ready_seconds, 7);
 }
 
 proptest! {

@@ -166,17 +166,17 @@ fn place<'s>(snapshot: &'s Snapshot, review: &'s Review<'_>, own: bool) -> Optio
 impl<'s> Place<'s> {
     /// Policies that govern a workload.
     ///
-    /// The labels before the change count as well as those after it, and so do those that the
-    /// ledger noted when it first saw the workload: taking a label off must not be the first half
-    /// of an image change that nobody approved. A policy that is narrowed lets go at once.
+    /// The labels before the change count as well as those after it.
     pub fn governing(&self, old: Option<&Workload<'_>>, new: &Workload<'_>) -> Vec<&'s PolicyView> {
-        let noted = self.view.entry(new.kind, &new.name);
-        let selects = |p: &&PolicyView| {
-            p.selects(new.kind, &new.labels)
-                || old.is_some_and(|o| p.selects(o.kind, &o.labels))
-                || noted.is_some_and(|e| p.selects(e.kind, &e.labels))
-        };
-        self.view.policies().filter(selects).collect()
+        let mut found: Vec<_> = self.view.governing(new.kind, &new.name, &new.labels).collect();
+        if let Some(old) = old {
+            for policy in self.view.governing(old.kind, &old.name, &old.labels) {
+                if !found.iter().any(|p| p.name == policy.name) {
+                    found.push(policy);
+                }
+            }
+        }
+        found
     }
 }
 

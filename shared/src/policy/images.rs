@@ -134,8 +134,8 @@ pub fn confirm(topic: &ImagesTopic, live: &Upgrade) -> Result<(), Box<Refusal>> 
         let why = format!("none of its stages lists {} {}", topic.kind, topic.name);
         return refuse(Reason::NotCovered, why, "an approval covers the listed workloads only");
     }
-    let covering = mine.find_map(|(t, canary)| direction(t, &topic.deltas).map(|d| (d, canary)));
-    let Some((direction, canary)) = covering else {
+    let covering = mine.find_map(|(t, held)| direction(t, &topic.deltas).map(|d| (d, held)));
+    let Some((direction, held_back)) = covering else {
         let why = "its stages name other images for this workload".to_owned();
         return refuse(Reason::NotCovered, why, "an approval covers the listed images only");
     };
@@ -146,7 +146,7 @@ pub fn confirm(topic: &ImagesTopic, live: &Upgrade) -> Result<(), Box<Refusal>> 
         let why = "it is being taken back".to_owned();
         return refuse(Reason::WrongPhase, why, "only its old images may be written now");
     }
-    if canary && !topic.may_go_forward {
+    if held_back && !topic.may_go_forward {
         let why = "a canary's template comes with minReadySeconds 2147483646 and \
                    progressDeadlineSeconds 2147483647 in the same write, and these are missing"
             .to_owned();
@@ -163,8 +163,10 @@ fn targets_with_strategy<'a>(
     let stages = live.spec.stages.iter().filter_map(|s| s.workloads.as_ref());
     stages.flat_map(move |stage| {
         let mine = |t: &&WorkloadTarget| t.kind == topic.kind && t.name == topic.name;
-        let canary = stage.strategy.canary.is_some();
-        stage.targets.iter().filter(mine).map(move |t| (t, canary))
+        // With nothing but 100 there is no position to hold; the native rollout is the step.
+        let steps = stage.strategy.canary.iter().flat_map(|c| &c.steps);
+        let held = steps.filter_map(|s| s.set_weight).any(|w| w < 100);
+        stage.targets.iter().filter(mine).map(move |t| (t, held))
     })
 }
 

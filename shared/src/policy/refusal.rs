@@ -31,6 +31,8 @@ pub enum Reason {
     IdentityMismatch,
     /// An Upgrade from an image to itself.
     NothingChanges,
+    /// An Upgrade brings orders along.
+    OrdersPreset,
     /// Another Upgrade has the workload already.
     WorkloadBusy,
     /// The user lacks a right.
@@ -68,6 +70,7 @@ impl Reason {
             Self::SelectorTaken => "SelectorTaken",
             Self::IdentityMismatch => "IdentityMismatch",
             Self::NothingChanges => "NothingChanges",
+            Self::OrdersPreset => "OrdersPreset",
             Self::WorkloadBusy => "WorkloadBusy",
             Self::AccessDenied => "AccessDenied",
             Self::FinalizerGuarded => "FinalizerGuarded",

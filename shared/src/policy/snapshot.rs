@@ -23,6 +23,7 @@ pub struct Snapshot {
     synced: bool,
     namespaces: HashMap<Arc<str>, Arc<NamespaceView>>,
     policies: BTreeMap<Arc<str>, Arc<PolicyView>>,
+    governance: u64,
 }
 
 /// One namespace: whether it is governed, by what, and what is under way in it.
@@ -78,7 +79,13 @@ impl Snapshot {
             synced: false,
             namespaces: HashMap::new(),
             policies: BTreeMap::new(),
+            governance: 0,
         }
+    }
+
+    /// Counts changes of policies and of namespaces: what an Upgrade needs may be another now.
+    pub fn governance(&self) -> u64 {
+        self.governance
     }
 
     /// Whether the user is our own service account.
@@ -124,6 +131,7 @@ impl Snapshot {
     pub fn set_namespace(&mut self, name: &str, labels: Labels) {
         let governed = labels.get(GOVERNED_LABEL).is_some_and(|v| v != "false");
         let policies = if governed { matching(&self.policies, &labels) } else { Vec::new() };
+        self.governance += 1;
         let view = self.view_mut(name);
         view.seen = true;
         view.governed = governed;
@@ -211,6 +219,7 @@ impl Snapshot {
     }
 
     fn rematch(&mut self, policy: &str) {
+        self.governance += 1;
         for view in self.namespaces.values_mut().filter(|n| n.governed) {
             let now = matching(&self.policies, &view.labels);
             let had = view.policies.iter().any(|p| p.name == policy);
@@ -246,6 +255,23 @@ impl NamespaceView {
     /// Every entry of the ledger.
     pub fn entries(&self) -> impl Iterator<Item = &LedgerEntry> {
         self.ledger.entries.values().flatten()
+    }
+
+    /// Policies that govern a workload with these labels.
+    ///
+    /// The labels that the ledger noted when it first saw the workload count, too: taking a label
+    /// off must not be the first half of a change that nobody approved. A policy that is narrowed
+    /// lets go at once.
+    pub fn governing<'v>(
+        &'v self,
+        kind: WorkloadKind,
+        name: &str,
+        labels: &Labels,
+    ) -> impl Iterator<Item = &'v PolicyView> {
+        let noted = self.entry(kind, name);
+        self.policies().filter(move |p| {
+            p.selects(kind, labels) || noted.is_some_and(|e| p.selects(kind, &e.labels))
+        })
     }
 
     /// The Upgrade of this name.

@@ -49,6 +49,9 @@ fn create(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade) -> Verdict {
     if let Err(refusal) = identity(review, new.spec.requester.as_ref(), &object, "spec.requester") {
         return refusal.into();
     }
+    if let Some(refusal) = preset(review, new, &object) {
+        return refusal.into();
+    }
     if let Some(refusal) = idle(review, new, &object) {
         return refusal.into();
     }
@@ -78,6 +81,26 @@ fn create(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade) -> Verdict {
         topic: rights(review, format!("create {object}")),
     }
     .into()
+}
+
+/// The refusal of an Upgrade that brings its orders along: they are no part of what is approved,
+/// and each is a right of its own.
+fn preset(review: &Review<'_>, new: &Upgrade, object: &str) -> Option<Refusal> {
+    let none = Control::default();
+    if new.spec.control.as_ref().is_none_or(|c| *c == none) {
+        return None;
+    }
+    let refusal = Refusal::new(
+        Reason::OrdersPreset,
+        format!("{object} may not be created with spec.control"),
+        "orders are given to an Upgrade under way, by those who have the right to",
+        "create it without spec.control; then promote, abort or retry it",
+    );
+    Some(refusal.run(format!(
+        "kubectl upgrade promote {} -n {}",
+        name(review, new),
+        review.namespace
+    )))
 }
 
 /// The refusal of an Upgrade from an image to itself.

@@ -20,7 +20,7 @@ use upgrade_core::engine::effect::{Effect, Event, WorkloadPatch};
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The API server refused or could not be reached.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", super::terse(source))]
     Api {
         /// What was tried.
         what: String,
@@ -70,7 +70,7 @@ pub async fn perform(
         match effect {
             Effect::Patch(patch) => patch_workload(context, &namespace, patch).await?,
             Effect::Release { kind, name, uid } => {
-                release(context, &namespace, kind, &name, &uid).await?;
+                release(context, upgrade, kind, &name, &uid).await?;
             }
             Effect::Record { .. } => {
                 // One write for all of them, at the first.
@@ -111,17 +111,21 @@ async fn patch_workload(
 /// there is stays. Read live, for entries of others must not be lost.
 async fn release(
     context: &Context,
-    namespace: &str,
+    upgrade: &Upgrade,
     kind: WorkloadKind,
     name: &str,
     uid: &str,
 ) -> Result<(), ApplyError> {
-    let api: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
+    let namespace = upgrade.namespace().unwrap_or_default();
+    let api: Api<Deployment> = Api::namespaced(context.client.clone(), &namespace);
     let what = format!("{}/{name}: take our marks off", kind.resource());
     let Some(found) = api.get_opt(name).await.map_err(ApplyError::api(what.clone()))? else {
         return Ok(());
     };
-    if found.uid().as_deref() != Some(uid) {
+    let label = found.labels().get(IN_FLIGHT_LABEL);
+    // Another object by now, or another Upgrade's already: a leader of yesterday takes nothing off.
+    let others_now = label.is_some_and(|l| *l != upgrade.name_any());
+    if found.uid().as_deref() != Some(uid) || others_now {
         return Ok(());
     }
     let others: Vec<_> = found
@@ -134,7 +138,7 @@ async fn release(
         json!({"op": "test", "path": "/metadata/resourceVersion", "value": found.resource_version()}),
         json!({"op": "add", "path": "/metadata/managedFields", "value": others}),
     ];
-    if found.labels().contains_key(IN_FLIGHT_LABEL) {
+    if label.is_some() {
         let path = if found.labels().len() == 1 {
             "/metadata/labels".to_owned()
         } else {

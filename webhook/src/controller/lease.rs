@@ -47,13 +47,21 @@ impl Elector {
     /// Waits until the lease is ours.
     pub async fn acquire(&mut self) {
         loop {
-            match self.attempt().await {
+            let limit = self.timing.renew_deadline;
+            let Ok(attempt) = tokio::time::timeout(limit, self.attempt()).await else {
+                warn!("the lease could not be read in time");
+                continue;
+            };
+            match attempt {
                 Ok(true) => {
                     info!(identity = self.me, "leading");
                     return;
                 }
                 Ok(false) => {}
-                Err(error) => warn!(%error, "cannot read or write the lease"),
+                Err(error) => {
+                    let error = super::terse(&error);
+                    warn!(error, "cannot read or write the lease");
+                }
             }
             tokio::time::sleep(self.pause()).await;
         }
@@ -64,8 +72,11 @@ impl Elector {
         let mut last = Instant::now();
         loop {
             tokio::time::sleep(self.timing.retry).await;
-            match tokio::time::timeout(self.timing.renew_deadline, self.attempt()).await {
-                Ok(Ok(true)) => last = Instant::now(),
+            // Others count from when they saw our last write, which is no sooner than it began.
+            let started = Instant::now();
+            let end = last + self.timing.renew_deadline;
+            match tokio::time::timeout_at(end, self.attempt()).await {
+                Ok(Ok(true)) => last = started,
                 Ok(Ok(false)) => {
                     warn!("somebody else holds the lease");
                     return;

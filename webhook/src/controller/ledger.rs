@@ -15,6 +15,8 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tracing::{info, warn};
 use upgrade_core::api::ledger::ContainerImage;
 use upgrade_core::api::{
@@ -25,30 +27,41 @@ use upgrade_core::api::{
 /// Namespaces whose ledgers are written at once.
 const CONCURRENCY: usize = 8;
 
+/// Time between tries of a write that was refused.
+const RETRY: Duration = Duration::from_secs(2);
+
 /// Keeps the ledgers complete.
 pub async fn run(context: Arc<Context>) {
     context.ledger_ready().await;
     let mut policies = context.snapshot.subscribe();
     loop {
+        let failed = Arc::new(AtomicBool::new(false));
         let missing = missing(&context);
         stream::iter(missing)
             .for_each_concurrent(CONCURRENCY, |(namespace, entries)| {
-                let context = context.clone();
+                let (context, failed) = (context.clone(), failed.clone());
                 async move {
                     let count = entries.len();
                     match append(&context, &namespace, entries).await {
                         Ok(()) => info!(namespace, count, "ledger seeded from what runs"),
                         Err(error) => {
-                            warn!(namespace, %error, "the ledger was not written");
-                            context.ledger.notify_one();
+                            let error = super::terse(&error);
+                            warn!(namespace, error, "the ledger was not written");
+                            failed.store(true, Ordering::Relaxed);
                         }
                     }
                 }
             })
             .await;
         tokio::select! {
-            () = context.ledger.notified() => {}
-            changed = policies.changed() => if changed.is_err() { return },
+            // Refused, for instance in a namespace that is being deleted: not again at once.
+            () = tokio::time::sleep(RETRY), if failed.load(Ordering::Relaxed) => {}
+            () = context.ledger.notified(), if !failed.load(Ordering::Relaxed) => {}
+            changed = policies.changed(), if !failed.load(Ordering::Relaxed) => {
+                if changed.is_err() {
+                    return;
+                }
+            }
         }
     }
 }
@@ -62,6 +75,9 @@ fn missing(context: &Context) -> BTreeMap<String, Vec<LedgerEntry>> {
     }
     let mut check = |seen: &Seen<'_>| {
         let namespace = seen.meta.namespace.as_deref().unwrap_or_default();
+        if seen.meta.deletion_timestamp.is_some() {
+            return;
+        }
         let Some(view) = snapshot.namespace(namespace).filter(|v| v.governed()) else { return };
         let known = view.entry(seen.kind, seen.name()).is_some();
         if !known && view.policies().any(|p| p.selects(seen.kind, seen.labels())) {
@@ -141,8 +157,7 @@ pub async fn record(
         let snapshot = context.snapshot.load();
         let view = snapshot.namespace(namespace).filter(|v| v.governed());
         let governed = view.is_some_and(|view| {
-            view.entry(WorkloadKind::Deployment, name).is_some()
-                || view.policies().any(|p| p.selects(WorkloadKind::Deployment, found.labels()))
+            view.governing(WorkloadKind::Deployment, name, found.labels()).next().is_some()
         });
         if governed {
             entries.push(Seen::deployment(&found).entry(Some(upgrade.to_owned())));
@@ -167,7 +182,11 @@ async fn append(
             // Seeding never changes what was approved; only an Upgrade does.
             Some(_) if entry.upgrade.is_none() => {}
             Some(old) if old.images == entry.images => {}
-            Some(old) => *old = entry,
+            // The labels stay those that it was first seen with.
+            Some(old) => {
+                let labels = std::mem::take(&mut old.labels);
+                *old = LedgerEntry { labels, ..entry };
+            }
             None => entries.push(entry),
         }
     }

@@ -26,6 +26,14 @@ use kube::{Api, Client};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
+/// What the API server said, without the whole of its answer: for logs.
+fn terse(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => other.to_string(),
+    }
+}
+
 /// What the controller runs on.
 pub struct Options {
     /// Client with our own identity.
@@ -49,6 +57,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         let context = Arc::new(context);
         tokio::select! {
             () = reconcile::run(context.clone(), queue) => {}
+            () = reconcile::follow_policies(context.clone()) => {}
             () = ledger::run(context) => {}
         }
         anyhow::bail!("the controller's watches ended")

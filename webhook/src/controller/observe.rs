@@ -43,7 +43,13 @@ pub async fn observe(
             let found = context.deployments.get(&ObjectRef::new(&target.name).within(&namespace));
             let empty = BTreeMap::new();
             let labels = found.as_ref().map_or(&empty, |d| d.labels());
-            required = required.max(required_approvals(context, &namespace, target.kind, labels)?);
+            required = required.max(required_approvals(
+                context,
+                &namespace,
+                target.kind,
+                &target.name,
+                labels,
+            )?);
             if let Some(deployment) = &found {
                 check_fresh(context, deployment.as_ref())?;
             }
@@ -51,6 +57,12 @@ pub async fn observe(
         }
         workloads.push(row);
     }
+    // Only before it starts do approvals and rivals matter; looking at all others is dear.
+    let before = upgrade.status.as_ref();
+    let gated = before.is_none_or(|s| {
+        let waits = matches!(s.phase, Phase::Pending | Phase::AwaitingApproval);
+        waits || plan.retry > s.attempt
+    });
     let finalizers = upgrade.finalizers();
     let uid = upgrade.uid();
     let approvals = context.approvals.state();
@@ -61,12 +73,13 @@ pub async fn observe(
     });
     Ok(Observed {
         generation: upgrade.metadata.generation.unwrap_or(0),
+        created: upgrade.creation_timestamp().map(|t| t.0),
         deleting: upgrade.metadata.deletion_timestamp.is_some(),
         held: finalizers.iter().any(|f| f == FINALIZER),
-        approvals: approvals.map(|a| a.as_ref().clone()).collect(),
+        approvals: if gated { approvals.map(|a| a.as_ref().clone()).collect() } else { vec![] },
         required_approvals: required,
         workloads,
-        rival: rival(context, upgrade),
+        rival: if gated { rival(context, upgrade) } else { None },
     })
 }
 
@@ -75,6 +88,7 @@ fn required_approvals(
     context: &Context,
     namespace: &str,
     kind: WorkloadKind,
+    name: &str,
     labels: &BTreeMap<String, String>,
 ) -> Result<i32, NotYet> {
     let snapshot = context.snapshot.load();
@@ -83,8 +97,7 @@ fn required_approvals(
     if !view.governed() {
         return Ok(0);
     }
-    let asked =
-        view.policies().filter(|p| p.selects(kind, labels)).map(|p| p.spec.approvals.required);
+    let asked = view.governing(kind, name, labels).map(|p| p.spec.approvals.required);
     Ok(asked.max().unwrap_or(0))
 }
 

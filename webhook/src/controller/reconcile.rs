@@ -18,12 +18,25 @@ use upgrade_core::engine::step;
 /// Rounds under way at once. Each is a few reads from memory and at most a few writes.
 const CONCURRENCY: u16 = 32;
 
+/// Policies decide how many approvals an Upgrade needs: a change of theirs is a reason to look.
+pub async fn follow_policies(context: Arc<Context>) {
+    let mut changed = context.snapshot.subscribe();
+    let mut seen = context.snapshot.load().governance();
+    while changed.changed().await.is_ok() {
+        let now = context.snapshot.load().governance();
+        if now != seen {
+            seen = now;
+            context.wake_all();
+        }
+    }
+}
+
 /// Why a round came to nothing.
 #[derive(Debug, thiserror::Error)]
 enum RoundError {
     #[error(transparent)]
     NotYet(#[from] NotYet),
-    #[error("status: {0}")]
+    #[error("status: {}", super::terse(.0))]
     Status(Box<kube::Error>),
     #[error(transparent)]
     Apply(#[from] ApplyError),

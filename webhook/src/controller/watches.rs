@@ -4,6 +4,7 @@
 //! namespaces where an Upgrade is under way, and only the parts that the engine reads are kept.
 
 use super::Options;
+use super::observe::FINALIZER;
 use crate::snapshot::Handle;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
@@ -76,6 +77,8 @@ impl Wake {
         for upgrade in self.upgrades.state() {
             let here = upgrade.namespace().unwrap_or_default();
             let over = upgrade.status.as_ref().is_some_and(|s| s.phase.is_terminal());
+            // One that ended while nobody was here may still have our finalizer.
+            let over = over && !upgrade.finalizers().iter().any(|f| f == FINALIZER);
             if !over && namespace.is_none_or(|n| n == here) {
                 self.one(&here, &upgrade.name_any());
             }
@@ -259,6 +262,11 @@ impl Context {
         };
         let _ = tokio::join!(local.sets.wait_until_ready(), local.pods.wait_until_ready());
         local
+    }
+
+    /// Wakes every Upgrade that is not over: policies or namespaces changed.
+    pub fn wake_all(&self) {
+        self.wake.open(None);
     }
 
     /// Ends the watches of namespaces where nothing is under way any more.

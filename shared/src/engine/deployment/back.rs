@@ -51,7 +51,7 @@ impl Driver<'_> {
     /// One write back. Where the workload may surge, no ready pod is given up; what the canary
     /// costs already is not asked for again, or a full quota would stall it for ever.
     pub(super) fn abort(&self) -> Write {
-        let images = self.images(|c| &c.from);
+        let images = self.images(Side::Stable);
         if !self.canary {
             return Write {
                 images,
@@ -61,8 +61,7 @@ impl Driver<'_> {
             };
         }
         let n = self.now.replicas;
-        let surges = law::resolve_surge(self.originals.max_surge.as_ref(), n) > 0;
-        let unavailable = if surges && self.now.replica_failure.is_none() {
+        let unavailable = if self.surges() && self.now.replica_failure.is_none() {
             Some(law::percent(ceil_unavailable(self.cost(), n)))
         } else {
             self.at_least_cost()

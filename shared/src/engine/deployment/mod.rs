@@ -9,8 +9,9 @@ mod back;
 use super::effect::Write;
 use super::law;
 use super::observed::{Set, Workload};
-use super::plan::PlanTarget;
-use crate::api::status::Originals;
+use super::plan::{PlanStage, PlanTarget};
+use crate::api::status::{Originals, TargetStatus};
+use crate::api::upgrade::ImageChange;
 use crate::image;
 use jiff::{SignedDuration, Timestamp};
 
@@ -45,8 +46,12 @@ pub struct Driver<'a> {
     originals: &'a Originals,
     /// Name of the ReplicaSet that was complete when the upgrade began.
     stable: Option<&'a str>,
+    /// Name of the canary's ReplicaSet as last seen.
+    known_canary: Option<&'a str>,
     /// In place, weight by weight; otherwise the workload's own rolling update.
     canary: bool,
+    /// Some weight is under 100: the template is never written without the inflation.
+    parts: bool,
     clock: Timestamp,
 }
 
@@ -65,7 +70,7 @@ pub struct Counts {
 
 /// Whose images the template of a workload holds.
 pub fn side(target: &PlanTarget, workload: &Workload) -> Side {
-    let all = |pick: fn(&crate::api::upgrade::ImageChange) -> &str| {
+    let all = |pick: fn(&ImageChange) -> &str| {
         target.images.iter().all(|change| {
             workload
                 .container(&change.container)
@@ -82,17 +87,37 @@ pub fn side(target: &PlanTarget, workload: &Workload) -> Side {
 }
 
 impl<'a> Driver<'a> {
-    /// A driver for one moment.
+    /// A driver for one moment. `status` knows the ReplicaSets once the first write was decided;
+    /// before it, the present one is the stable one.
     pub fn new(
         target: &'a PlanTarget,
         now: &'a Workload,
         originals: &'a Originals,
-        stable: Option<&'a str>,
-        canary: bool,
+        status: &'a TargetStatus,
+        stage: &PlanStage,
         clock: Timestamp,
     ) -> Self {
-        let canary = canary && !now.recreate;
-        Self { target, now, originals, stable, canary, clock }
+        let latest = || now.replica_sets.iter().max_by_key(|s| s.revision);
+        let stable = match (&status.stable_replica_set, &status.originals) {
+            (Some(name), _) => Some(name.as_str()),
+            (None, Some(_)) => None,
+            (None, None) => latest().map(|s| s.name.as_str()),
+        };
+        Self {
+            target,
+            now,
+            originals,
+            stable,
+            known_canary: status.canary_replica_set.as_deref(),
+            canary: stage.canary && !now.recreate,
+            parts: stage.parts,
+            clock,
+        }
+    }
+
+    /// Name of the ReplicaSet of the old images.
+    pub fn stable_set(&self) -> Option<&'a str> {
+        self.stable
     }
 
     /// The canary's ReplicaSet: it runs the new images, and of several the Deployment
@@ -163,6 +188,7 @@ impl<'a> Driver<'a> {
                 why: "scaled to 0: put the stable template back".to_owned(),
                 ..self.abort()
             }),
+            Side::Stable if n == 0 && self.now.inflated() => Move::Write(self.abort()),
             Side::Stable if n == 0 => {
                 Move::Wait("scaled to 0 replicas: a canary needs pods; scale it up".to_owned())
             }
@@ -183,6 +209,12 @@ impl<'a> Driver<'a> {
         if self.third_set() {
             return Move::Broken(self.changed_under_us());
         }
+        // Scaling down may have left no stable pod; natively, the next scaling up would then make
+        // canary pods only. As at 0, the stable template goes back at once.
+        if self.now.settled() && c.stable == 0 && self.surges() {
+            let why = "scaling left no stable pod: put the stable template back".to_owned();
+            return Move::Write(Write { why, ..self.abort() });
+        }
         if self.now.settled() && c.canary > k + law::tolerance(n) {
             return Move::Write(self.begin_lower(c.canary, k));
         }
@@ -190,14 +222,22 @@ impl<'a> Driver<'a> {
         if !self.now.paused && c.canary < told.min(k) {
             return Move::Wait(format!("{} of {k} canary pods made{}", c.canary, self.failure()));
         }
-        if c.canary_ready < c.canary.min(k) {
+        if c.canary_ready < c.canary {
             return Move::Wait(format!(
-                "{} of {k} canary pods available{}",
+                "{} of {} canary pods available{}",
                 c.canary_ready,
+                c.canary,
                 self.failure()
             ));
         }
         if c.canary < k {
+            if !self.now.settled() {
+                return Move::Wait(format!(
+                    "{} of {k} canary pods made{}",
+                    c.canary,
+                    self.failure()
+                ));
+            }
             return Move::Write(self.raise(c.canary, k));
         }
         if rest { self.rest(c) } else { Move::Reached }
@@ -206,26 +246,27 @@ impl<'a> Driver<'a> {
     /// Trim the surplus, then pause.
     fn rest(&self, c: Counts) -> Move {
         let n = self.now.replicas;
-        if self.now.paused {
-            return Move::Reached;
-        }
         let u = law::unavailable_percent(c.canary, n);
         let keep = n - law::share_down(u, n);
         // A canary of all pods (N = 1) keeps its surge: trimming would leave no stable pod.
         if c.stable > keep && c.canary < n {
-            let write = Write {
+            let write = self.now.missing(Write {
+                paused: Some(false),
                 max_surge: Some(law::percent(0)),
                 max_unavailable: Some(law::percent(u)),
                 why: format!("trim to {keep} stable and {} canary pods", c.canary),
                 ..Write::default()
-            };
-            let write = self.now.missing(write);
-            if write.operations().is_empty() {
+            });
+            if write.operations().is_empty() || !self.now.settled() {
                 return Move::Wait(format!("{} stable pods, trimming to {keep}", c.stable));
             }
             return Move::Write(write);
         }
-        Move::Write(Write { paused: Some(true), why: "rest".to_owned(), ..Write::default() })
+        if self.now.paused {
+            return Move::Reached;
+        }
+        let why = format!("rest at {} canary pods of {n}", c.canary);
+        Move::Write(Write { paused: Some(true), why, ..Write::default() })
     }
 
     /// One write up: what is ready replaces stable pods, and the next pods are made.
@@ -234,7 +275,7 @@ impl<'a> Driver<'a> {
         let (s, u) = self.knobs(canary, k);
         let next = n.min(law::share_up(s, n) + law::share_down(u, n));
         Write {
-            images: self.images(|c| &c.to),
+            images: self.images(Side::Canary),
             paused: Some(false),
             why: format!("canary from {canary} to {next} of {n} pods"),
             ..inflated(s, u)
@@ -262,7 +303,7 @@ impl<'a> Driver<'a> {
         let n = self.now.replicas;
         let (s, u) = self.knobs(n - canary, n - k);
         Write {
-            images: self.images(|c| &c.from),
+            images: self.images(Side::Stable),
             paused: Some(false),
             why: format!("canary of {canary} pods is over its weight: give back to {k}"),
             ..inflated(s, u)
@@ -273,6 +314,15 @@ impl<'a> Driver<'a> {
     fn lower(&self, k: i32, rest: bool) -> Move {
         let n = self.now.replicas;
         let c = self.counts();
+        if self.now.paused {
+            // Held in the middle: paused, the native controller makes no pod of ours.
+            let why = "go on giving back".to_owned();
+            return Move::Write(Write { paused: Some(false), why, ..Write::default() });
+        }
+        if self.now.settled() && c.canary == 0 {
+            // Scaling took the whole canary: start over from the stable side.
+            return Move::Write(self.abort());
+        }
         let told = n.min(self.now.surge() + self.now.unavailable());
         if !self.now.settled() || c.stable < told || c.stable_ready < c.stable {
             return Move::Wait(format!("{} of {told} stable pods ready", c.stable_ready));
@@ -291,7 +341,7 @@ impl<'a> Driver<'a> {
             return Move::Write(write);
         }
         Move::Write(Write {
-            images: self.images(|c| &c.to),
+            images: self.images(Side::Canary),
             paused: Some(rest),
             why: format!("forward again at {} canary pods", c.canary),
             ..inflated(0, law::unavailable_percent(c.canary, n))
@@ -311,6 +361,12 @@ impl<'a> Driver<'a> {
         {
             return Move::Wait(why);
         }
+        if template == Side::Stable && self.canary && self.parts {
+            if self.now.replicas == 0 {
+                return Move::Wait("scaled to 0 replicas: scale it up to go on".to_owned());
+            }
+            return Move::Write(self.raise(0, self.now.replicas));
+        }
         let write = self.now.missing(self.promote());
         if !write.operations().is_empty() {
             return Move::Write(write);
@@ -328,7 +384,7 @@ impl<'a> Driver<'a> {
     }
 
     fn promote(&self) -> Write {
-        let images = self.images(|c| &c.to);
+        let images = self.images(Side::Canary);
         if !self.canary {
             return Write {
                 images,
@@ -337,9 +393,11 @@ impl<'a> Driver<'a> {
                 ..Write::default()
             };
         }
-        let surges = law::resolve_surge(self.originals.max_surge.as_ref(), self.now.replicas) > 0;
-        let unavailable =
-            if surges { Some(law::percent(0)) } else { self.originals.max_unavailable.clone() };
+        let unavailable = if self.surges() {
+            Some(law::percent(0))
+        } else {
+            self.originals.max_unavailable.clone()
+        };
         Write {
             images,
             paused: Some(false),
@@ -351,12 +409,31 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn images(&self, pick: fn(&crate::api::upgrade::ImageChange) -> &str) -> Vec<(String, String)> {
+    /// Whether the workload's own knobs let it make pods on top.
+    fn surges(&self) -> bool {
+        law::resolve_surge(self.originals.max_surge.as_ref(), self.now.replicas) > 0
+    }
+
+    /// The images of one side by pointer. Where the ReplicaSet of that side writes an image
+    /// otherwise, its text is taken: another text would be another template, and another
+    /// ReplicaSet.
+    fn images(&self, to: Side) -> Vec<(String, String)> {
+        let set = match to {
+            Side::Stable => self.stable.and_then(|name| self.now.set(name)),
+            _ => self.canary_set(),
+        };
+        let text = |change: &ImageChange| {
+            let wanted = if to == Side::Stable { &change.from } else { &change.to };
+            let written = set.and_then(|s| s.images.iter().find(|(c, _)| *c == change.container));
+            written
+                .filter(|(_, i)| image::same(i, wanted))
+                .map_or_else(|| wanted.clone(), |(_, i)| i.clone())
+        };
         let changes = self.target.images.iter();
         changes
             .filter_map(|change| {
                 let container = self.now.container(&change.container)?;
-                Some((container.pointer.clone(), pick(change).to_owned()))
+                Some((container.pointer.clone(), text(change)))
             })
             .collect()
     }
@@ -376,13 +453,15 @@ impl<'a> Driver<'a> {
     }
 
     /// A ReplicaSet that is neither side's has pods, and the controller's revision says that it
-    /// is the latest.
+    /// is the latest; or the canary's is another than it was and both have pods.
     fn third_set(&self) -> bool {
         let canary = self.canary_set().map(|s| s.name.as_str());
         let known =
             |s: &&Set| Some(s.name.as_str()) == canary || Some(s.name.as_str()) == self.stable;
         let latest = self.now.replica_sets.iter().max_by_key(|s| s.revision);
-        canary.is_some() && latest.is_some_and(|s| s.replicas > 0 && !known(&s))
+        let third = canary.is_some() && latest.is_some_and(|s| s.replicas > 0 && !known(&s));
+        let before = self.known_canary.filter(|name| Some(*name) != canary);
+        third || before.and_then(|name| self.now.set(name)).is_some_and(|s| s.replicas > 0)
     }
 
     fn changed_under_us(&self) -> String {

@@ -33,7 +33,7 @@ impl<'a> Walk<'a> {
             return Round::Reached;
         };
         let round = match self.enter(target, seen, &mut status) {
-            Ok(workload) => self.drive(target, workload, &mut status, plan.canary, to),
+            Ok(workload) => self.drive(target, workload, &mut status, plan, to),
             Err(round) => round,
         };
         self.set_target(stage, index, status);
@@ -57,8 +57,16 @@ impl<'a> Walk<'a> {
             let what = format!("{target} was deleted and created again meanwhile");
             return Err(Round::Broken(what));
         }
+        let ours = workload.label.as_deref() == Some(self.plan.name.as_str());
         if status.originals.is_some() {
-            return Ok(workload);
+            let untouched = !ours && !workload.inflated() && side(target, workload) == Side::Stable;
+            if !untouched {
+                return Ok(workload);
+            }
+            // The first write carries our label, so it never landed: what was noted of the
+            // workload before it may have changed since.
+            status.originals = None;
+            status.stable_replica_set = None;
         }
         if let Some(other) = workload.label.as_ref().filter(|l| **l != self.plan.name) {
             status.message = format!("{target}: Upgrade {other} is in flight on it");
@@ -84,12 +92,12 @@ impl<'a> Walk<'a> {
         target: &PlanTarget,
         workload: &Workload,
         status: &mut TargetStatus,
-        canary: bool,
+        plan: &PlanStage,
         to: Position,
     ) -> Round {
         let originals = status.originals.clone().unwrap_or_else(|| workload.fields.clone());
-        let stable = status.stable_replica_set.clone().or_else(|| latest_set(workload));
-        let driver = Driver::new(target, workload, &originals, stable.as_deref(), canary, self.now);
+        let before = status.clone();
+        let driver = Driver::new(target, workload, &originals, &before, plan, self.now);
         status.requested_weight = to.weight;
         self.note_counts(&driver, workload, status);
         status.message.clear();
@@ -99,9 +107,17 @@ impl<'a> Walk<'a> {
                 Round::Reached
             }
             Move::Wait(what) => {
-                if status.phase == TargetPhase::AtWeight {
-                    status.phase = TargetPhase::Progressing;
+                let resting = status.phase == TargetPhase::AtWeight;
+                if workload.replicas == 0 {
+                    // Somebody scaled it to nothing: nobody can expect progress.
+                    status.last_progress_time = None;
+                } else if resting
+                    || (status.originals.is_some() && status.last_progress_time.is_none())
+                {
                     status.last_progress_time = Some(MicroTime(self.now));
+                }
+                if resting {
+                    status.phase = TargetPhase::Progressing;
                 }
                 status.message = format!("{target}: {what}");
                 self.alarms.extend(driver.next_available());
@@ -110,10 +126,13 @@ impl<'a> Walk<'a> {
             Move::Write(write) => {
                 status.originals = Some(originals.clone());
                 status.uid = Some(workload.uid.clone());
-                status.stable_replica_set.clone_from(&stable);
-                status.phase = TargetPhase::Progressing;
-                status.last_progress_time = Some(MicroTime(self.now));
+                status.stable_replica_set = driver.stable_set().map(str::to_owned);
                 status.message = format!("{target}: {}", write.why);
+                // The same write again was refused before: that is no progress.
+                if before.phase != TargetPhase::Progressing || before.message != status.message {
+                    status.phase = TargetPhase::Progressing;
+                    status.last_progress_time = Some(MicroTime(self.now));
+                }
                 self.patch(target, workload, write);
                 Round::Waiting
             }
@@ -126,7 +145,7 @@ impl<'a> Walk<'a> {
         &mut self,
         stage: usize,
         index: usize,
-        canary: bool,
+        plan: &PlanStage,
     ) -> Result<bool, String> {
         let Some((target, seen, mut status)) = self.target(stage, index) else {
             return Ok(true);
@@ -138,12 +157,12 @@ impl<'a> Walk<'a> {
         let (Some(workload), Some(originals)) = (workload, status.originals.clone()) else {
             return Err(format!("{target} was deleted meanwhile"));
         };
-        let stable = status.stable_replica_set.clone();
-        let driver = Driver::new(target, workload, &originals, stable.as_deref(), canary, self.now);
+        let before = status.clone();
+        let driver = Driver::new(target, workload, &originals, &before, plan, self.now);
         self.note_counts(&driver, workload, &mut status);
         status.phase = TargetPhase::Restoring;
         status.message.clear();
-        let restore = if canary { driver.restore() } else { Move::Reached };
+        let restore = if plan.canary { driver.restore() } else { Move::Reached };
         match restore {
             Move::Write(write) => self.patch(target, workload, write),
             _ if workload.label.is_some() => {
@@ -214,7 +233,7 @@ impl<'a> Walk<'a> {
             });
         }
         operations.extend(write.operations());
-        self.event(false, "Patched", format!("{target}: {}", write.why));
+        let note = format!("{target}: {}", write.why);
         self.effects.push(Effect::Patch(WorkloadPatch {
             kind: target.kind,
             name: target.name.clone(),
@@ -222,6 +241,8 @@ impl<'a> Walk<'a> {
             operations,
             why: write.why,
         }));
+        // After it: what was not written is not told.
+        self.event(false, "Patched", note);
     }
 
     /// The last write to a workload, once the ledger knows what it runs.
@@ -253,9 +274,4 @@ impl TargetStatus {
             message: String::new(),
         }
     }
-}
-
-/// The ReplicaSet of the present template: the Deployment controller's latest revision.
-fn latest_set(workload: &Workload) -> Option<String> {
-    workload.replica_sets.iter().max_by_key(|s| s.revision).map(|s| s.name.clone())
 }

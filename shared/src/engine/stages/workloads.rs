@@ -4,7 +4,7 @@ use super::StageMove;
 use super::target::Position;
 use crate::api::status::{Phase, StageStatus, TargetPhase, TargetStatus};
 use crate::engine::deployment::{Driver, Move};
-use crate::engine::health::{Health, judge};
+use crate::engine::health::{Health, deadline, pods};
 use crate::engine::plan::{PlanStage, PlanTarget, Step};
 use crate::engine::{Walk, seconds_between};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -45,7 +45,10 @@ impl<'a> Walk<'a> {
                 }
             };
             match next {
-                Round::Waiting => return StageMove::Waiting,
+                Round::Waiting => {
+                    let overdue = self.overdue(index, stage);
+                    return overdue.map_or(StageMove::Waiting, StageMove::Failed);
+                }
                 Round::Broken(why) => return StageMove::Failed(why),
                 Round::Reached => self.next_step(stage, at),
             }
@@ -121,7 +124,7 @@ impl<'a> Walk<'a> {
     fn finish_stage(&mut self, stage: usize, plan: &PlanStage) -> StageMove {
         let mut done = true;
         for index in 0..plan.targets.len() {
-            match self.finish_target(stage, index, plan.canary) {
+            match self.finish_target(stage, index, plan) {
                 Ok(finished) => done &= finished,
                 Err(why) => return StageMove::Failed(why),
             }
@@ -129,21 +132,35 @@ impl<'a> Walk<'a> {
         if done { StageMove::Done } else { StageMove::Waiting }
     }
 
-    /// The first target of the stage that has failed, in words.
+    /// The first target whose new pods have failed, in words.
     fn failure(&mut self, stage: usize, plan: &PlanStage) -> Option<String> {
         for index in 0..plan.targets.len() {
             let Some((target, Some(workload), status)) = self.target(stage, index) else {
                 continue;
             };
-            let Some(originals) = status.originals.clone() else {
-                continue;
-            };
+            let Some(originals) = &status.originals else { continue };
             if status.phase == TargetPhase::Completed {
                 continue;
             }
-            let stable = status.stable_replica_set.as_deref();
-            let driver = Driver::new(target, workload, &originals, stable, plan.canary, self.now);
-            match judge(&driver, workload, &status, self.now) {
+            let driver = Driver::new(target, workload, originals, &status, plan, self.now);
+            match pods(&driver, workload, self.now) {
+                Health::Failed(why) => return Some(why),
+                Health::Fine(at) => self.alarms.extend(at),
+            }
+        }
+        None
+    }
+
+    /// The first target that has made no progress for too long, in words. Asked only once what
+    /// runs now has been noted: whoever was away does not blame the pods for it.
+    fn overdue(&mut self, stage: usize, plan: &PlanStage) -> Option<String> {
+        for index in 0..plan.targets.len() {
+            let Some((target, Some(workload), status)) = self.target(stage, index) else {
+                continue;
+            };
+            let Some(originals) = &status.originals else { continue };
+            let driver = Driver::new(target, workload, originals, &status, plan, self.now);
+            match deadline(&driver, workload, &status, self.now) {
                 Health::Failed(why) => return Some(why),
                 Health::Fine(at) => self.alarms.extend(at),
             }
@@ -167,9 +184,8 @@ impl<'a> Walk<'a> {
             if matches!(status.phase, TargetPhase::Completed | TargetPhase::Restoring) {
                 continue;
             }
-            let stable = status.stable_replica_set.clone();
-            let driver =
-                Driver::new(target, workload, &originals, stable.as_deref(), plan.canary, self.now);
+            let before = status.clone();
+            let driver = Driver::new(target, workload, &originals, &before, plan, self.now);
             self.note_counts(&driver, workload, &mut status);
             if let Move::Write(write) = driver.freeze() {
                 self.patch(target, workload, write);

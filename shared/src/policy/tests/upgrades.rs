@@ -1,3 +1,4 @@
+use crate::api::upgrade::{Control, Promote};
 use crate::api::{Identity, Upgrade};
 use crate::policy::review::{Change, Operation, Subject};
 use crate::policy::testing::{US, outcome, review, shop, upgrade};
@@ -72,6 +73,11 @@ fn creation_names_its_requester_and_needs_the_targets_rights() {
         stage.targets[0].images[0].to = "docker.io/library/web:v1".into();
     });
     assert_eq!(outcome_of(&s, &idle), "NothingChanges");
+    let preset = edited("Pending", |u| {
+        let promote = Promote { full: true, ..Promote::default() };
+        u.spec.control = Some(Control { promote: Some(promote), ..Control::default() });
+    });
+    assert_eq!(outcome_of(&s, &preset), "OrdersPreset");
     for (phase, expected) in
         [("Paused", "WorkloadBusy"), ("Pending", "WorkloadBusy"), ("RolledBack", "Confirm")]
     {
