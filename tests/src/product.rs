@@ -18,9 +18,6 @@ use crate::{ControlPlane, Process};
 
 /// How long the service account's token is good for. A sandbox may stay up for long.
 const TOKEN_SECONDS: i64 = 30 * 24 * 3600;
-/// Short, so that a killed controller is followed soon.
-const LEASE_SECONDS: &str = "2";
-
 /// The product, running.
 pub struct Product {
     webhook: Process,
@@ -84,6 +81,11 @@ fn cargo_build() -> Result<Binaries> {
 
 /// Installs the product: CRDs, rights, webhook configurations; then starts webhook and controller.
 pub async fn install(cluster: &ControlPlane) -> Result<Product> {
+    install_with(cluster, &[]).await
+}
+
+/// The same, with more arguments for the webhook and controller.
+pub async fn install_with(cluster: &ControlPlane, more: &[&str]) -> Result<Product> {
     let binaries = build().await?;
     let [port, probes] = crate::ports::free()?;
     let url = format!("https://127.0.0.1:{port}");
@@ -96,7 +98,7 @@ pub async fn install(cluster: &ControlPlane) -> Result<Product> {
         bail!("kubectl upgrade install failed:\n{}", String::from_utf8_lossy(&installed.stderr));
     }
     let kubeconfig = service_account(cluster).await?;
-    let argv = [
+    let mut argv = vec![
         binaries.webhook.to_string_lossy().into_owned(),
         "--kubeconfig".to_owned(),
         kubeconfig.to_string_lossy().into_owned(),
@@ -106,10 +108,8 @@ pub async fn install(cluster: &ControlPlane) -> Result<Product> {
         format!("127.0.0.1:{probes}"),
         "--san".to_owned(),
         "127.0.0.1".to_owned(),
-        "--lease-duration".to_owned(),
-        LEASE_SECONDS.to_owned(),
-    ]
-    .to_vec();
+    ];
+    argv.extend(more.iter().map(|s| (*s).to_owned()));
     let webhook = spawn(cluster, &argv).await?;
     let product = Product { webhook, binaries, argv, probes: format!("127.0.0.1:{probes}") };
     product.ready().await?;

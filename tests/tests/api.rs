@@ -487,7 +487,7 @@ async fn kubectl_shows_columns_and_knows_short_names() {
         let head = table.lines().next().unwrap_or_default();
         head.split_whitespace().map(str::to_owned).collect()
     };
-    let table = get(&["upg"]);
+    let table = get(&["upgrades"]);
     assert_eq!(
         heads(&table),
         ["NAME", "CURRENT", "TARGET", "PHASE", "STAGE", "WEIGHT", "AGE"],
@@ -496,7 +496,7 @@ async fn kubectl_shows_columns_and_knows_short_names() {
     let row = table.lines().nth(1).expect("a row");
     let row: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(row[..4], ["up", "v1", "v2", "AwaitingApproval"], "{table}");
-    let wide = get(&["upg", "-o", "wide"]);
+    let wide = get(&["upgrades", "-o", "wide"]);
     assert!(heads(&wide).ends_with(&["MESSAGE".to_owned()]), "{wide}");
 
     let kinds = [

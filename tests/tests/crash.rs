@@ -14,6 +14,8 @@ use upgrade_sandbox::wait_for;
 /// As many as in the Online Boutique, all in one Upgrade.
 const DEPLOYMENTS: usize = 11;
 const KILLS: usize = 20;
+/// Short, so that a killed controller is followed soon.
+const LEASE: &[&str] = &["--lease-duration", "2"];
 
 /// Waits until the process that runs now holds the lease: one that does not lead is no loss.
 async fn leads(shop: &Shop, product: &Product) {
@@ -36,7 +38,7 @@ async fn killed_at_20_random_moments_it_converges_and_no_deployment_ever_has_les
     println!("SEED={seed} replays the moments");
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let cluster = upgrade_sandbox::shared().await;
-    let mut product = product::install(cluster).await.unwrap();
+    let mut product = product::install_with(cluster, LEASE).await.unwrap();
     let shop = Shop::open(cluster, 0).await.unwrap();
     let names: Vec<String> = (0..DEPLOYMENTS).map(|i| format!("d{i}")).collect();
     let mut before = vec![];

@@ -183,21 +183,32 @@ impl Elector {
     }
 }
 
-/// Runs `work` while we lead. Ends when told to, when the work ends, or when the lease is lost.
-pub async fn lead<F>(mut elector: Elector, stop: CancellationToken, work: F) -> anyhow::Result<()>
+/// Why a lead ended.
+pub enum Ended {
+    /// We were told to stop.
+    Stopped,
+    /// The lease could not be renewed, or somebody else has it.
+    Lost,
+    /// The work failed.
+    Work(anyhow::Error),
+}
+
+/// Runs `work` while we lead, and drops it at once when we do not: what it still has on the wire
+/// is tested against resource versions.
+pub async fn lead<F>(mut elector: Elector, stop: &CancellationToken, work: F) -> Ended
 where
-    F: Future<Output = anyhow::Result<()>>,
+    F: Future<Output = anyhow::Error>,
 {
     tokio::select! {
         () = elector.acquire() => {}
-        () = stop.cancelled() => return Ok(()),
+        () = stop.cancelled() => return Ended::Stopped,
     }
     let ended = tokio::select! {
-        ended = work => ended,
-        () = elector.keep() => Err(anyhow::anyhow!("the lease is lost; another replica leads")),
-        () = stop.cancelled() => Ok(()),
+        error = work => Ended::Work(error),
+        () = elector.keep() => Ended::Lost,
+        () = stop.cancelled() => Ended::Stopped,
     };
-    if ended.is_ok() {
+    if matches!(ended, Ended::Stopped) {
         elector.release().await;
     }
     ended

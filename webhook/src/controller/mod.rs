@@ -50,17 +50,26 @@ pub struct Options {
 
 /// Runs until told to stop; an error means that this process must not go on leading.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
-    let leases = Api::namespaced(options.client.clone(), &options.namespace);
-    let elector = lease::Elector::new(leases, options.identity.clone(), options.timing);
-    let work = async {
-        let (context, queue) = watches::start(&options);
-        let context = Arc::new(context);
-        tokio::select! {
-            () = reconcile::run(context.clone(), queue) => {}
-            () = reconcile::follow_policies(context.clone()) => {}
-            () = ledger::run(context) => {}
+    let leases = || Api::namespaced(options.client.clone(), &options.namespace);
+    loop {
+        let elector = lease::Elector::new(leases(), options.identity.clone(), options.timing);
+        match lease::lead(elector, &stop, drive(&options)).await {
+            // Everything that the lead knew went with it; admission goes on, and so may we later.
+            lease::Ended::Lost => tracing::warn!("the lease is lost: waiting for it again"),
+            lease::Ended::Stopped => return Ok(()),
+            lease::Ended::Work(error) => return Err(error),
         }
-        anyhow::bail!("the controller's watches ended")
-    };
-    lease::lead(elector, stop, work).await
+    }
+}
+
+/// The controller itself; it ends only by failing.
+async fn drive(options: &Options) -> anyhow::Error {
+    let (context, queue) = watches::start(options);
+    let context = Arc::new(context);
+    tokio::select! {
+        () = reconcile::run(context.clone(), queue) => {}
+        () = reconcile::follow_policies(context.clone()) => {}
+        () = ledger::run(context) => {}
+    }
+    anyhow::anyhow!("the controller's watches ended")
 }
