@@ -56,12 +56,14 @@ async fn what_cannot_be_read_is_answered_and_refused() -> Result<()> {
                 r#""kind":{"group":"apps","version":"v1","kind":"Deployment"},"operation":"UPDATE","userInfo":{},"object":{"metadata":7}}}"#
             ),
         ];
-        for body in broken {
+        for (i, body) in broken.into_iter().enumerate() {
             let (status, text) = post(&client, path, body.into_bytes()).await?;
-            assert!(
-                status == 200 && text.contains(r#""uid":"a-b-c","allowed":false"#),
-                "{status} {text}"
-            );
+            // An object that cannot be read is not stamped: the schema says more of it, and
+            // validation has the last word.
+            let passes = path == "/mutate" && i == 2;
+            let verdict = format!(r#""uid":"a-b-c","allowed":{passes}"#);
+            assert!(status == 200 && text.contains(&verdict), "{status} {text}");
+            assert!(!text.contains("patch"), "{text}");
         }
         let mut large = format!("{head}\"object\":\"").into_bytes();
         large.resize(10 * 1024 * 1024, b'x');

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
     kind = "UpgradeApproval",
     namespaced,
     shortname = "upa",
-    category = "upgrades",
+    category = "kubectl-upgrade",
     derive = "PartialEq",
     doc = "One person's decision on exactly one plan of one Upgrade. Created, never changed.",
     printcolumn(name = "Upgrade", type_ = "string", json_path = ".spec.upgrade"),

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
     kind = "UpgradeLedger",
     namespaced,
     shortname = "upl",
-    category = "upgrades",
+    category = "kubectl-upgrade",
     derive = "PartialEq",
     doc = "The last approved images of every governed workload of a namespace; written by the controller.",
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")

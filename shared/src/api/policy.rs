@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
     kind = "UpgradePolicy",
     plural = "upgradepolicies",
     shortname = "upp",
-    category = "upgrades",
+    category = "kubectl-upgrade",
     derive = "PartialEq",
     doc = "Which workloads are governed, in namespaces that opted in, and what they require.",
     printcolumn(name = "Approvals", type_ = "integer", json_path = ".spec.approvals.required"),

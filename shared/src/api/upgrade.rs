@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
     kind = "Upgrade",
     namespaced,
     shortname = "upg",
-    category = "upgrades",
+    category = "kubectl-upgrade",
     status = "UpgradeStatus",
     derive = "PartialEq",
     derive = "Default",
