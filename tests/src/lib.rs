@@ -20,6 +20,7 @@ pub mod build;
 pub mod cache;
 pub mod cluster;
 mod components;
+pub mod demo;
 pub mod guard;
 pub mod minimum;
 mod nodes;

@@ -33,6 +33,8 @@ pub const FIELD_MANAGER: &str = "kubectl-upgrade";
 pub const SYSTEM_NAMESPACE: &str = "kubectl-upgrade-system";
 /// Service account of the controller and webhook.
 pub const SERVICE_ACCOUNT: &str = "upgrade-webhook";
+/// Finalizer that keeps a deleted Upgrade until everything is put back.
+pub const FINALIZER: &str = "kubectl-upgrade.dev/restore";
 /// Name of the one UpgradeLedger of a namespace.
 pub const LEDGER_NAME: &str = "ledger";
 

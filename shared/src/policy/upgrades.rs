@@ -8,11 +8,8 @@ use super::refusal::{Reason, Refusal};
 use super::review::{Change, Operation, Review};
 use super::snapshot::{Snapshot, UpgradeView, targets};
 use crate::api::upgrade::{Control, WorkloadTarget};
-use crate::api::{Identity, Upgrade};
+use crate::api::{FINALIZER, Identity, Upgrade};
 use crate::image::same;
-
-/// Finalizer that keeps an Upgrade until the guarded fields of its workloads are put back.
-pub const RESTORE_FINALIZER: &str = "kubectl-upgrade.dev/restore";
 
 /// A write to an Upgrade or its status.
 pub fn decide(snapshot: &Snapshot, review: &Review<'_>, change: &Change<Upgrade>) -> Verdict {
@@ -182,7 +179,7 @@ fn verbs_on(review: &Review<'_>, name: &str, verbs: &[&'static str]) -> Question
 
 fn finalizer(review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Option<Refusal> {
     let has = |u: &Upgrade| {
-        u.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == RESTORE_FINALIZER))
+        u.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == FINALIZER))
     };
     let phase = old.status.as_ref().map(|s| s.phase).unwrap_or_default();
     if !phase.is_in_flight() || !has(old) || has(new) {
@@ -192,7 +189,7 @@ fn finalizer(review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Option<Refusa
     let refusal = Refusal::new(
         Reason::FinalizerGuarded,
         format!(
-            "the finalizer {RESTORE_FINALIZER} of Upgrade {}/{name} may not be removed",
+            "the finalizer {FINALIZER} of Upgrade {}/{name} may not be removed",
             review.namespace
         ),
         format!(

@@ -2,17 +2,12 @@
 
 use super::snapshot::Labels;
 use crate::api::{IN_FLIGHT_LABEL, LedgerEntry, WorkloadKind};
+use crate::engine::law;
 use crate::image::same;
 use k8s_openapi::api::apps::v1::DeploymentStrategy;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-
-/// `minReadySeconds` of a canary that is held back: its pods never become available (the largest
-/// value that the native controller accepts below the deadline).
-pub const HELD_MIN_READY_SECONDS: i64 = 2_147_483_646;
-/// `progressDeadlineSeconds` of a canary that is held back: the native controller never gives up.
-pub const HELD_PROGRESS_DEADLINE_SECONDS: i64 = 2_147_483_647;
 
 /// An object that carries images.
 #[derive(Debug)]
@@ -112,8 +107,9 @@ impl<'a> Workload<'a> {
 
     /// Whether new pods are held back: they can never become available.
     pub fn is_held_back(&self) -> bool {
-        self.guarded.min_ready_seconds == Some(HELD_MIN_READY_SECONDS)
-            && self.guarded.progress_deadline_seconds == Some(HELD_PROGRESS_DEADLINE_SECONDS)
+        self.guarded.min_ready_seconds == Some(law::INFLATED_MIN_READY_SECONDS.into())
+            && self.guarded.progress_deadline_seconds
+                == Some(law::INFLATED_PROGRESS_DEADLINE_SECONDS.into())
     }
 
     /// Whether all pods are replaced at once.

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use upgrade_sandbox::build::GoMissing;
 use upgrade_sandbox::guard;
 use upgrade_sandbox::state::{Named, Record};
-use upgrade_sandbox::{ControlPlane, Options, Progress, product};
+use upgrade_sandbox::{ControlPlane, Options, Progress, demo, product};
 
 /// A real Kubernetes control plane on this machine: no Docker, no root.
 ///
@@ -73,6 +73,8 @@ enum Cmd {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// The main job on a control plane of its own, narrated
+    Demo,
     /// The process that owns a sandbox's processes
     #[command(hide = true)]
     Guard,
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
         Cmd::Down { which } => down(&which.name),
         Cmd::Status { which, output } => status(&which.name, output),
         Cmd::Kubectl { which, arguments } => kubectl(&which.name, &arguments),
+        Cmd::Demo => runtime().map(|runtime| runtime.block_on(demo::main())),
         Cmd::Guard => guard::serve().map(|()| ExitCode::SUCCESS),
         Cmd::GuardExec { parent, argv } => {
             guard::exec_bound(parent, &argv).map(|()| ExitCode::SUCCESS)
@@ -109,6 +112,10 @@ fn main() -> ExitCode {
     })
 }
 
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Runtime::new().context("no runtime")
+}
+
 fn up(name: &str, nodes: u16, foreground: bool, bare: bool) -> Result<ExitCode> {
     let named = Named::new(name)?;
     let lock = named.lock()?;
@@ -117,8 +124,7 @@ fn up(name: &str, nodes: u16, foreground: bool, bare: bool) -> Result<ExitCode> 
         print_export(&record);
         return Ok(ExitCode::SUCCESS);
     }
-    let runtime = tokio::runtime::Runtime::new().context("no runtime")?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let started = std::time::Instant::now();
         let options = Options { nodes, progress: Progress::stderr(), ..Options::default() };
         let cluster = ControlPlane::start(options).await?;

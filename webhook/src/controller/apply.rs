@@ -1,7 +1,7 @@
 //! Apply: performs effects in order. Each is safe to repeat; the first failure ends the round, and
 //! the next round decides anew on what runs then.
 
-use super::observe::{FINALIZER, version};
+use super::observe::version;
 use super::watches::Context;
 use super::{ledger, status};
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use std::sync::{Arc, PoisonError};
 use tracing::{info, warn};
-use upgrade_core::api::{FIELD_MANAGER, IN_FLIGHT_LABEL, Upgrade, WorkloadKind};
+use upgrade_core::api::{FIELD_MANAGER, FINALIZER, IN_FLIGHT_LABEL, Upgrade, WorkloadKind};
 use upgrade_core::engine::effect::{Effect, Event, WorkloadPatch};
 
 /// Why an effect could not be performed.

@@ -5,13 +5,10 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
-use upgrade_core::api::{Phase, Upgrade, WorkloadKind};
+use upgrade_core::api::{FINALIZER, Phase, Upgrade, WorkloadKind};
 use upgrade_core::engine::observed::{Observed, Rival, Workload};
 use upgrade_core::engine::plan::Plan;
 use upgrade_core::policy::snapshot::targets;
-
-/// Finalizer that keeps a deleted Upgrade until everything is put back.
-pub const FINALIZER: &str = "kubectl-upgrade.dev/restore";
 
 /// Why a round cannot be decided yet; the watch that is missing wakes it up again.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{debug, warn};
-use upgrade_core::api::{Phase, Upgrade, UpgradeStatus};
+use upgrade_core::api::{FINALIZER, Phase, Upgrade, UpgradeStatus};
 use upgrade_core::engine::plan::{Plan, PlanError};
 use upgrade_core::engine::step;
 
@@ -100,11 +100,8 @@ async fn reconcile(seen: Arc<Upgrade>, context: Arc<Context>) -> Result<Action, 
 
 /// A terminal Upgrade with nothing left to do is not worth a round.
 fn settled(upgrade: &Upgrade, plan: &Plan, before: &UpgradeStatus) -> bool {
-    let held = upgrade
-        .metadata
-        .finalizers
-        .as_ref()
-        .is_some_and(|f| f.iter().any(|f| f == super::observe::FINALIZER));
+    let held =
+        upgrade.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == FINALIZER));
     let retry = plan.retry > before.attempt && before.phase != Phase::Completed && !plan.abort;
     !held && !retry
 }

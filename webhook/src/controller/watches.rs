@@ -4,7 +4,6 @@
 //! namespaces where an Upgrade is under way, and only the parts that the engine reads are kept.
 
 use super::Options;
-use super::observe::FINALIZER;
 use crate::snapshot::Handle;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
@@ -23,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
-use upgrade_core::api::{IN_FLIGHT_LABEL, Upgrade, UpgradeApproval};
+use upgrade_core::api::{FINALIZER, IN_FLIGHT_LABEL, Upgrade, UpgradeApproval};
 use upgrade_core::policy::snapshot::targets;
 
 /// The queue of Upgrades to look at.

@@ -19,15 +19,8 @@ impl Driver<'_> {
 
     /// The guarded fields as their owner wrote them.
     pub fn restore(&self) -> Move {
-        self.without_noise(Move::Write(Write {
-            paused: Some(false),
-            max_surge: self.originals.max_surge.clone(),
-            max_unavailable: self.originals.max_unavailable.clone(),
-            min_ready_seconds: Some(self.originals.min_ready_seconds),
-            progress_deadline_seconds: self.originals.progress_deadline_seconds,
-            why: "put the guarded fields back".to_owned(),
-            ..Write::default()
-        }))
+        let why = "put the guarded fields back".to_owned();
+        self.without_noise(Move::Write(Write { why, ..self.own_fields() }))
     }
 
     /// Stands still where it is.
@@ -51,30 +44,12 @@ impl Driver<'_> {
     /// One write back. Where the workload may surge, no ready pod is given up; what the canary
     /// costs already is not asked for again, or a full quota would stall it for ever.
     pub(super) fn abort(&self) -> Write {
-        let images = self.images(Side::Stable);
-        if !self.canary {
-            return Write {
-                images,
-                paused: Some(false),
-                why: "roll back".to_owned(),
-                ..Write::default()
-            };
-        }
-        let n = self.now.replicas;
         let unavailable = if self.surges() && self.now.replica_failure.is_none() {
-            Some(law::percent(ceil_unavailable(self.cost(), n)))
+            Some(law::percent(ceil_unavailable(self.cost(), self.now.replicas)))
         } else {
             self.at_least_cost()
         };
-        Write {
-            images,
-            paused: Some(false),
-            max_surge: self.originals.max_surge.clone(),
-            max_unavailable: unavailable,
-            min_ready_seconds: Some(self.originals.min_ready_seconds),
-            progress_deadline_seconds: self.originals.progress_deadline_seconds,
-            why: "roll back".to_owned(),
-        }
+        self.native(Side::Stable, unavailable, "roll back")
     }
 
     /// The old template is back; wait until only its pods are left, then put the fields back.

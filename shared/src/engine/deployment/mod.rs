@@ -14,6 +14,7 @@ use crate::api::status::{Originals, TargetStatus};
 use crate::api::upgrade::ImageChange;
 use crate::image;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// What to do next with a workload.
 #[derive(Clone, Debug, PartialEq)]
@@ -384,28 +385,36 @@ impl<'a> Driver<'a> {
     }
 
     fn promote(&self) -> Write {
-        let images = self.images(Side::Canary);
-        if !self.canary {
-            return Write {
-                images,
-                paused: Some(false),
-                why: "roll out".to_owned(),
-                ..Write::default()
-            };
-        }
         let unavailable = if self.surges() {
             Some(law::percent(0))
         } else {
             self.originals.max_unavailable.clone()
         };
+        self.native(Side::Canary, unavailable, "promote")
+    }
+
+    /// One write that leaves the rest to the native controller: a side's images, and in place the
+    /// workload's own fields but for `maxUnavailable`.
+    fn native(&self, to: Side, unavailable: Option<IntOrString>, why: &str) -> Write {
+        let fields = if self.canary { self.own_fields() } else { Write::default() };
         Write {
-            images,
+            images: self.images(to),
+            paused: Some(false),
+            max_unavailable: unavailable.filter(|_| self.canary),
+            why: why.to_owned(),
+            ..fields
+        }
+    }
+
+    /// The guarded fields as their owner wrote them.
+    fn own_fields(&self) -> Write {
+        Write {
             paused: Some(false),
             max_surge: self.originals.max_surge.clone(),
-            max_unavailable: unavailable,
+            max_unavailable: self.originals.max_unavailable.clone(),
             min_ready_seconds: Some(self.originals.min_ready_seconds),
             progress_deadline_seconds: self.originals.progress_deadline_seconds,
-            why: "promote".to_owned(),
+            ..Write::default()
         }
     }
 

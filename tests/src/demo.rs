@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
+use crate::product::{self, Product};
+use crate::scenario::Shop;
+use crate::{ControlPlane, Options, Progress};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{Api, PostParams};
 use serde_json::json;
 use upgrade_core::api::Phase;
-use upgrade_sandbox::product::{self, Product};
-use upgrade_sandbox::scenario::Shop;
-use upgrade_sandbox::{ControlPlane, Options, Progress};
 
 struct Demo {
     shop: Shop,
@@ -26,8 +26,8 @@ struct Demo {
     failed: u32,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Runs the demo; the exit code says whether every check passed.
+pub async fn main() -> ExitCode {
     let started = Instant::now();
     match Box::pin(run()).await {
         Ok((passed, failed)) => {
