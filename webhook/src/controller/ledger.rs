@@ -27,6 +27,9 @@ use upgrade_core::api::{
 /// Namespaces whose ledgers are written at once.
 const CONCURRENCY: usize = 8;
 
+/// A pass looks at every workload; events that come together share one.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// Time between tries of a write that was refused.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -53,6 +56,7 @@ pub async fn run(context: Arc<Context>) {
                 }
             })
             .await;
+        tokio::time::sleep(PAUSE).await;
         tokio::select! {
             // Refused, for instance in a namespace that is being deleted: not again at once.
             () = tokio::time::sleep(RETRY), if failed.load(Ordering::Relaxed) => {}

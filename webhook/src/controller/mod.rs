@@ -10,8 +10,10 @@
 //! | [`status`] | the write-ahead log |
 //! | [`ledger`] | what governed workloads are approved to run |
 //! | [`lease`] | who leads |
+//! | [`index`] | which open Upgrades want a workload |
 
 mod apply;
+mod index;
 mod lease;
 mod ledger;
 mod observe;

@@ -4,6 +4,7 @@
 //! namespaces where an Upgrade is under way, and only the parts that the engine reads are kept.
 
 use super::Options;
+use super::index::Index;
 use crate::snapshot::Handle;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
@@ -23,7 +24,6 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 use upgrade_core::api::{FINALIZER, IN_FLIGHT_LABEL, Upgrade, UpgradeApproval};
-use upgrade_core::policy::snapshot::targets;
 
 /// The queue of Upgrades to look at.
 pub type Queue = mpsc::UnboundedReceiver<ObjectRef<Upgrade>>;
@@ -63,6 +63,7 @@ struct Wake {
     queue: mpsc::UnboundedSender<ObjectRef<Upgrade>>,
     upgrades: Store<Upgrade>,
     deployments: Store<Deployment>,
+    index: Index,
 }
 
 impl Wake {
@@ -86,14 +87,8 @@ impl Wake {
 
     /// Upgrades that a Deployment is a target of.
     fn deployment(&self, namespace: &str, name: &str) {
-        for upgrade in self.upgrades.state() {
-            let open = upgrade.status.as_ref().is_none_or(|s| !s.phase.is_terminal());
-            if open
-                && upgrade.namespace().as_deref() == Some(namespace)
-                && targets(&upgrade).any(|t| t.name == name)
-            {
-                self.one(namespace, &upgrade.name_any());
-            }
+        for upgrade in self.index.of(namespace, name) {
+            self.one(namespace, &upgrade);
         }
     }
 
@@ -141,7 +136,12 @@ pub fn start(options: &Options) -> (Context, Queue) {
     let (stateful_sets, stateful_set_writer) = store();
     let (daemon_sets, daemon_set_writer) = store();
     let (cron_jobs, cron_job_writer) = store();
-    let wake = Wake { queue: sender, upgrades: upgrades.clone(), deployments: deployments.clone() };
+    let wake = Wake {
+        queue: sender,
+        upgrades: upgrades.clone(),
+        deployments: deployments.clone(),
+        index: Index::default(),
+    };
     let ledger = Arc::new(Notify::new());
     let writers = Writers {
         upgrades: upgrade_writer,
@@ -184,16 +184,17 @@ fn watch_everywhere(
     let here = || (wake.clone(), ledger.clone());
     let (wakes, seeds) = here();
     // A workload becomes approved when an Upgrade ends: that is news for the ledger, too.
-    let upgrade = move |u: &Upgrade| {
+    let upgrade = move |u: &Upgrade, gone: bool| {
+        wakes.index.note(u, gone);
         wakes.one(&u.namespace().unwrap_or_default(), &u.name_any());
         seeds.notify_one();
     };
     let wakes = wake.clone();
-    let approval = move |a: &UpgradeApproval| {
+    let approval = move |a: &UpgradeApproval, _: bool| {
         wakes.one(&a.namespace().unwrap_or_default(), &a.spec.upgrade);
     };
     let (wakes, seeds) = here();
-    let deployment = move |d: &Deployment| {
+    let deployment = move |d: &Deployment, _: bool| {
         wakes.deployment(&d.namespace().unwrap_or_default(), &d.name_any());
         seeds.notify_one();
     };
@@ -207,7 +208,13 @@ fn watch_everywhere(
     vec![
         watch(Api::all(client.clone()), writers.upgrades, drop_noise, upgrade, everything()),
         watch(Api::all(client.clone()), writers.approvals, drop_noise, approval, everything()),
-        watch(Api::all(client.clone()), writers.deployments, drop_noise, deployment, everything()),
+        watch(
+            Api::all(client.clone()),
+            writers.deployments,
+            prune_deployment,
+            deployment,
+            everything(),
+        ),
         seed(client, writers.stateful_sets, ledger),
         seed(client, writers.daemon_sets, ledger),
         seed(client, writers.cron_jobs, ledger),
@@ -221,7 +228,7 @@ where
     K::DynamicType: Default + Eq + Hash + Clone + Send + Sync,
 {
     let (seen, listed) = (ledger.clone(), ledger.clone());
-    let changed = move |_: &K| seen.notify_one();
+    let changed = move |_: &K, _: bool| seen.notify_one();
     watch(Api::all(client.clone()), writer, drop_noise, changed, move || listed.notify_one())
 }
 
@@ -287,9 +294,9 @@ impl Context {
             move || wake.open(Some(&namespace))
         };
         let wake = self.wake.clone();
-        let set = move |s: &ReplicaSet| wake.replica_set(s);
+        let set = move |s: &ReplicaSet, _: bool| wake.replica_set(s);
         let (wake, known) = (self.wake.clone(), sets.clone());
-        let pod = move |p: &Pod| wake.pod(p, &known);
+        let pod = move |p: &Pod, _: bool| wake.pod(p, &known);
         let api = Api::namespaced(self.client.clone(), namespace);
         let first = watch(api, set_writer, prune_set, set, listed());
         let api = Api::namespaced(self.client.clone(), namespace);
@@ -303,7 +310,7 @@ fn watch<K>(
     api: Api<K>,
     mut writer: Writer<K>,
     prune: fn(&mut K),
-    changed: impl Fn(&K) + Send + 'static,
+    changed: impl Fn(&K, bool) + Send + 'static,
     listed: impl Fn() + Send + 'static,
 ) -> AbortOnDropHandle<()>
 where
@@ -317,10 +324,13 @@ where
                 Ok(event) => {
                     writer.apply_watcher_event(&event);
                     match &event {
-                        watcher::Event::Apply(o) | watcher::Event::Delete(o) => changed(o),
+                        watcher::Event::Apply(o) | watcher::Event::InitApply(o) => {
+                            changed(o, false);
+                        }
+                        watcher::Event::Delete(o) => changed(o, true),
                         // After a list, everything may have changed; the store is complete now.
                         watcher::Event::InitDone => listed(),
-                        watcher::Event::Init | watcher::Event::InitApply(_) => {}
+                        watcher::Event::Init => {}
                     }
                 }
                 Err(error) => {
@@ -345,6 +355,16 @@ where
 fn drop_noise<K: Resource>(object: &mut K) {
     object.managed_fields_mut().clear();
     object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
+}
+
+/// Of a Deployment's template only the images and labels matter.
+fn prune_deployment(deployment: &mut Deployment) {
+    drop_noise(deployment);
+    let pod = deployment.spec.as_mut().and_then(|s| s.template.spec.as_mut());
+    if let Some(pod) = pod {
+        prune_containers(pod);
+        pod.volumes.iter_mut().for_each(|v| v.retain(|v| v.image.is_some()));
+    }
 }
 
 /// Of a ReplicaSet's pods only the images matter.
