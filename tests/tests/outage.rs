@@ -6,10 +6,11 @@ mod rig;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::api::Api;
 use rig::{Rig, User, all, approval, deployment, governed, pod, refused, shared, upgrade};
 use serde_json::{Value, json};
-use upgrade_sandbox::eventually;
+use upgrade_sandbox::{eventually, wait_for};
 
 /// A client of the webhook itself, which trusts the CA of its Secret and nothing else.
 async fn direct(rig: &Rig) -> Result<kube::Client> {
@@ -142,11 +143,23 @@ async fn a_new_ca_is_taken_into_use_without_a_failed_request() -> Result<()> {
         };
         has("next.crt").await?;
         // Its caBundle is there before it signs; the hour between is shortened here.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        let two = |c: Option<&ValidatingWebhookConfiguration>| {
+            let bundle = c
+                .and_then(|c| c.webhooks.as_ref())
+                .and_then(|w| w.first())
+                .and_then(|w| w.client_config.ca_bundle.as_ref());
+            bundle.is_some_and(|b| {
+                String::from_utf8_lossy(&b.0).matches("BEGIN CERTIFICATE").count() == 2
+            })
+        };
+        let configurations: Api<ValidatingWebhookConfiguration> =
+            Api::all(rig.cluster.client().await?);
+        wait_for(configurations, "kubectl-upgrade", two, Duration::from_secs(40)).await?;
         age("next.since", 2 * 3600).await?;
         let data = has("old.crt").await?;
         assert_eq!(data["old.crt"], first["ca.crt"]);
         assert_ne!(data["ca.crt"], first["ca.crt"]);
+        // The load goes on for a while over the new certificate: that is what is tested.
         tokio::time::sleep(Duration::from_secs(3)).await;
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         anyhow::Ok(())

@@ -142,6 +142,7 @@ async fn readiness_has_its_time_and_stays_in_time_when_the_pod_is_written() -> R
     for n in 0..5 {
         let label = serde_json::json!({"metadata": {"labels": {"touched": n.to_string()}}});
         api.patch("late", &PatchParams::default(), &Patch::Merge(label)).await?;
+        // Writes spread over the time it takes to become ready: that is what is tested.
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let ready = wait_for(api, "late", |pod: Option<&Pod>| ready_pods(pod) == 1, MINUTE).await?;

@@ -5,6 +5,7 @@
 //! [`super::law`].
 
 mod back;
+mod lower;
 
 use super::effect::Write;
 use super::law;
@@ -297,56 +298,6 @@ impl<'a> Driver<'a> {
             law::resolve_unavailable(self.originals.max_unavailable.as_ref(), n).max(1);
         let next = have + unavailable.min(want - have);
         (0, (0..=100).find(|p| law::share_down(*p, n) >= next).unwrap_or(100))
-    }
-
-    /// The reverse write: with the stable template and the inflation, the canary is the old side.
-    fn begin_lower(&self, canary: i32, k: i32) -> Write {
-        let n = self.now.replicas;
-        let (s, u) = self.knobs(n - canary, n - k);
-        Write {
-            images: self.images(Side::Stable),
-            paused: Some(false),
-            why: format!("canary of {canary} pods is over its weight: give back to {k}"),
-            ..inflated(s, u)
-        }
-    }
-
-    /// In the reverse: stable pods are made, then canary pods taken away, then forward again.
-    fn lower(&self, k: i32, rest: bool) -> Move {
-        let n = self.now.replicas;
-        let c = self.counts();
-        if self.now.paused {
-            // Held in the middle: paused, the native controller makes no pod of ours.
-            let why = "go on giving back".to_owned();
-            return Move::Write(Write { paused: Some(false), why, ..Write::default() });
-        }
-        if self.now.settled() && c.canary == 0 {
-            // Scaling took the whole canary: start over from the stable side.
-            return Move::Write(self.abort());
-        }
-        let told = n.min(self.now.surge() + self.now.unavailable());
-        if !self.now.settled() || c.stable < told || c.stable_ready < c.stable {
-            return Move::Wait(format!("{} of {told} stable pods ready", c.stable_ready));
-        }
-        if c.canary > k + law::tolerance(n) {
-            let (surge, unavailable) = self.knobs(c.stable.min(n - k), n - k);
-            let why = format!("canary from {} back to {k} pods", c.canary);
-            let write = self.now.missing(Write {
-                paused: Some(false),
-                why,
-                ..inflated(surge, unavailable)
-            });
-            if write.operations().is_empty() {
-                return Move::Wait(format!("{} canary pods, going back to {k}", c.canary));
-            }
-            return Move::Write(write);
-        }
-        Move::Write(Write {
-            images: self.images(Side::Canary),
-            paused: Some(rest),
-            why: format!("forward again at {} canary pods", c.canary),
-            ..inflated(0, law::unavailable_percent(c.canary, n))
-        })
     }
 
     /// The last weight: the native controller finishes by the workload's own knobs, but without
