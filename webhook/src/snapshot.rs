@@ -69,19 +69,10 @@ pub fn start(
     metrics: &Arc<Metrics>,
     stop: CancellationToken,
 ) -> Handle {
-    let state = Snapshot::new(own);
-    let current = Arc::new(ArcSwap::from_pointee(state.clone()));
-    let (sender, changed) = watch::channel(());
-    let follower = Follower {
-        state,
-        current: Arc::clone(&current),
-        sender,
-        sources: Default::default(),
-        metrics: Arc::clone(metrics),
-    };
+    let (follower, handle) = Follower::new(own, Arc::clone(metrics));
     tasks.spawn(heartbeat(client.clone(), Arc::clone(metrics), stop.clone()));
     tasks.spawn(follower.run(client, stop));
-    Handle { current, changed }
+    handle
 }
 
 /// What is watched.
@@ -135,6 +126,21 @@ struct Follower {
 }
 
 impl Follower {
+    /// A follower that knows nothing yet, and access to what it will know.
+    fn new(own: &str, metrics: Arc<Metrics>) -> (Self, Handle) {
+        let state = Snapshot::new(own);
+        let current = Arc::new(ArcSwap::from_pointee(state.clone()));
+        let (sender, changed) = watch::channel(());
+        let follower = Self {
+            state,
+            current: Arc::clone(&current),
+            sender,
+            sources: Default::default(),
+            metrics,
+        };
+        (follower, Handle { current, changed })
+    }
+
     async fn run(mut self, client: Client, stop: CancellationToken) -> Result<()> {
         let mut events = select_all(Source::ALL.map(|s| stream(s, &client))).ready_chunks(BATCH);
         loop {
@@ -303,17 +309,7 @@ mod tests {
     use kube::api::ObjectMeta;
 
     fn follower() -> (Follower, Handle) {
-        let state = Snapshot::new("us");
-        let current = Arc::new(ArcSwap::from_pointee(state.clone()));
-        let (sender, changed) = watch::channel(());
-        let follower = Follower {
-            state,
-            current: Arc::clone(&current),
-            sender,
-            sources: Default::default(),
-            metrics: Arc::new(Metrics::new()),
-        };
-        (follower, Handle { current, changed })
+        Follower::new("us", Arc::new(Metrics::new()))
     }
 
     fn namespace(name: &str) -> Object {

@@ -53,6 +53,11 @@ pub struct LedgerEntry {
     pub since: Time,
 }
 
+/// How an image volume is named where containers are: no container may have a colon in its name.
+pub fn volume(name: &str) -> String {
+    format!("volume:{name}")
+}
+
 /// The image of one container.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

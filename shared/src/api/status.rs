@@ -130,6 +130,23 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// The phase as the API spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::AwaitingApproval => "AwaitingApproval",
+            Self::Progressing => "Progressing",
+            Self::Paused => "Paused",
+            Self::Degraded => "Degraded",
+            Self::RollingBack => "RollingBack",
+            Self::Completed => "Completed",
+            Self::RolledBack => "RolledBack",
+            Self::Aborted => "Aborted",
+            Self::Rejected => "Rejected",
+            Self::Failed => "Failed",
+        }
+    }
+
     /// Nothing more happens by itself.
     pub fn is_terminal(self) -> bool {
         matches!(
@@ -146,7 +163,7 @@ impl Phase {
 
 impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self:?}")
+        f.write_str(self.as_str())
     }
 }
 

@@ -25,7 +25,7 @@ pub fn update(status: &mut UpgradeStatus, now: Timestamp) {
         _ if phase.is_terminal() => Some((false, "Ended")),
         _ => Some((false, "Waiting")),
     };
-    let completed = Some((phase == Phase::Completed, super::reason(phase)));
+    let completed = Some((phase == Phase::Completed, phase.as_str()));
     let message = status.message.clone();
     let generation = status.observed_generation;
     for (kind, state) in

@@ -16,7 +16,7 @@ pub enum Effect {
         kind: WorkloadKind,
         /// Name of the workload.
         name: String,
-        /// Whether the label is to come off, or only the `managedFields` entry.
+        /// `metadata.uid` of the workload that carries the marks; a namesake's are not ours.
         uid: String,
     },
     /// Note what a workload is approved to run now.

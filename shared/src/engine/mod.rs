@@ -262,7 +262,7 @@ impl Walk<'_> {
             );
             let note =
                 if status.message.is_empty() { phase.to_string() } else { status.message.clone() };
-            self.effects.insert(0, Effect::Event(Event { warning, reason: reason(phase), note }));
+            self.effects.insert(0, Effect::Event(Event { warning, reason: phase.as_str(), note }));
         }
         if let Some(at) = next {
             self.effects.push(Effect::RequeueAt(at));
@@ -306,22 +306,6 @@ impl Walk<'_> {
             [one] => (*one).to_owned(),
             [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
         }
-    }
-}
-
-fn reason(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Pending => "Pending",
-        Phase::AwaitingApproval => "AwaitingApproval",
-        Phase::Progressing => "Progressing",
-        Phase::Paused => "Paused",
-        Phase::Degraded => "Degraded",
-        Phase::RollingBack => "RollingBack",
-        Phase::Completed => "Completed",
-        Phase::RolledBack => "RolledBack",
-        Phase::Aborted => "Aborted",
-        Phase::Rejected => "Rejected",
-        Phase::Failed => "Failed",
     }
 }
 

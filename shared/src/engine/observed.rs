@@ -23,7 +23,7 @@ pub struct Observed {
     pub held: bool,
     /// Approvals and rejections that name this Upgrade.
     pub approvals: Vec<UpgradeApproval>,
-    /// How many approvals the policies ask for; `None` where no policy governs any target.
+    /// How many approvals the policies ask for; 0 where no policy governs any target.
     pub required_approvals: i32,
     /// The workloads, in the order of the plan: stage by stage, target by target.
     pub workloads: Vec<Vec<Option<Workload>>>,

@@ -203,7 +203,7 @@ fn images(pod: PodSpec<'_>) -> Vec<Image<'_>> {
     for volume in pod.volumes.unwrap_or_default() {
         if let Some(image) = volume.image {
             let reference = image.reference.map_or(Cow::Borrowed(""), |t| t.0);
-            let container = Cow::Owned(format!("volume:{}", volume.name));
+            let container = Cow::Owned(crate::api::ledger::volume(&volume.name));
             all.push(Image { container, image: reference });
         }
     }

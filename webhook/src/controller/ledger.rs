@@ -18,11 +18,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tracing::{info, warn};
-use upgrade_core::api::ledger::ContainerImage;
+use upgrade_core::api::ledger::{ContainerImage, volume};
 use upgrade_core::api::{
     FIELD_MANAGER, IN_FLIGHT_LABEL, LEDGER_NAME, LedgerEntry, Selector, SelectorOperator,
     UpgradeLedger, WorkloadKind,
 };
+use upgrade_core::policy::snapshot::NamespaceView;
 
 /// Namespaces whose ledgers are written at once.
 const CONCURRENCY: usize = 8;
@@ -84,7 +85,7 @@ fn missing(context: &Context) -> BTreeMap<String, Vec<LedgerEntry>> {
         }
         let Some(view) = snapshot.namespace(namespace).filter(|v| v.governed()) else { return };
         let known = view.entry(seen.kind, seen.name()).is_some();
-        if !known && view.policies().any(|p| p.selects(seen.kind, seen.labels())) {
+        if !known && seen.governed_by(view) {
             all.entry(namespace.to_owned()).or_default().push(seen.entry(None));
         }
     };
@@ -130,6 +131,10 @@ impl<'a> Seen<'a> {
         self.meta.labels.as_ref().unwrap_or(&NONE)
     }
 
+    fn governed_by(&self, view: &NamespaceView) -> bool {
+        view.governing(self.kind, self.name(), self.labels()).next().is_some()
+    }
+
     fn entry(&self, upgrade: Option<String>) -> LedgerEntry {
         let mut labels = self.labels().clone();
         labels.remove(IN_FLIGHT_LABEL);
@@ -160,11 +165,9 @@ pub async fn record(
         let Some(found) = found else { continue };
         let snapshot = context.snapshot.load();
         let view = snapshot.namespace(namespace).filter(|v| v.governed());
-        let governed = view.is_some_and(|view| {
-            view.governing(WorkloadKind::Deployment, name, found.labels()).next().is_some()
-        });
-        if governed {
-            entries.push(Seen::deployment(&found).entry(Some(upgrade.to_owned())));
+        let seen = Seen::deployment(&found);
+        if view.is_some_and(|view| seen.governed_by(view)) {
+            entries.push(seen.entry(Some(upgrade.to_owned())));
         }
     }
     if entries.is_empty() { Ok(()) } else { append(context, namespace, entries).await }
@@ -222,7 +225,7 @@ fn images(pod: &PodSpec) -> Vec<ContainerImage> {
     let volumes = pod.volumes.iter().flatten();
     all.extend(volumes.filter_map(|v| {
         let image = v.image.as_ref()?.reference.clone()?;
-        Some(ContainerImage { container: format!("volume:{}", v.name), image })
+        Some(ContainerImage { container: volume(&v.name), image })
     }));
     all
 }

@@ -5,10 +5,10 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
-use upgrade_core::api::{FINALIZER, Phase, Upgrade, WorkloadKind};
+use upgrade_core::api::{FINALIZER, Phase, Upgrade, UpgradeApproval, WorkloadKind};
 use upgrade_core::engine::observed::{Observed, Rival, Workload};
 use upgrade_core::engine::plan::Plan;
-use upgrade_core::policy::snapshot::targets;
+use upgrade_core::policy::snapshot::{NamespaceView, targets};
 
 /// Why a round cannot be decided yet; the watch that is missing wakes it up again.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,9 @@ pub async fn observe(
     let (sets, pods) = (local.sets.state(), local.pods.state());
     let sets: Vec<_> = sets.iter().map(AsRef::as_ref).collect();
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
+    let snapshot = context.snapshot.load();
+    let view =
+        snapshot.namespace(&namespace).filter(|_| snapshot.synced()).ok_or(NotYet::Unsynced)?;
     let mut workloads = Vec::with_capacity(plan.stages.len());
     let mut required = 0;
     for stage in &plan.stages {
@@ -40,13 +43,7 @@ pub async fn observe(
             let found = context.deployments.get(&ObjectRef::new(&target.name).within(&namespace));
             let empty = BTreeMap::new();
             let labels = found.as_ref().map_or(&empty, |d| d.labels());
-            required = required.max(required_approvals(
-                context,
-                &namespace,
-                target.kind,
-                &target.name,
-                labels,
-            )?);
+            required = required.max(required_approvals(view, target.kind, &target.name, labels));
             if let Some(deployment) = &found {
                 check_fresh(context, deployment.as_ref())?;
             }
@@ -61,41 +58,39 @@ pub async fn observe(
         waits || plan.retry > s.attempt
     });
     let finalizers = upgrade.finalizers();
-    let uid = upgrade.uid();
-    let approvals = context.approvals.state();
-    let approvals = approvals.iter().filter(|a| {
-        a.namespace().as_deref() == Some(&namespace)
-            && a.spec.upgrade == plan.name
-            && a.spec.upgrade_uid == uid
-    });
     Ok(Observed {
         generation: upgrade.metadata.generation.unwrap_or(0),
         created: upgrade.creation_timestamp().map(|t| t.0),
         deleting: upgrade.metadata.deletion_timestamp.is_some(),
         held: finalizers.iter().any(|f| f == FINALIZER),
-        approvals: if gated { approvals.map(|a| a.as_ref().clone()).collect() } else { vec![] },
+        approvals: if gated { approvals(context, upgrade) } else { vec![] },
         required_approvals: required,
         workloads,
         rival: if gated { rival(context, upgrade) } else { None },
     })
 }
 
-/// How many approvals the policies that select a workload ask for, the strictest of them.
+/// How many approvals the policies that govern a workload ask for, the strictest of them.
 fn required_approvals(
-    context: &Context,
-    namespace: &str,
+    view: &NamespaceView,
     kind: WorkloadKind,
     name: &str,
     labels: &BTreeMap<String, String>,
-) -> Result<i32, NotYet> {
-    let snapshot = context.snapshot.load();
-    let view =
-        snapshot.namespace(namespace).filter(|_| snapshot.synced()).ok_or(NotYet::Unsynced)?;
+) -> i32 {
     if !view.governed() {
-        return Ok(0);
+        return 0;
     }
-    let asked = view.governing(kind, name, labels).map(|p| p.spec.approvals.required);
-    Ok(asked.max().unwrap_or(0))
+    view.governing(kind, name, labels).map(|p| p.spec.approvals.required).max().unwrap_or(0)
+}
+
+/// Approvals and rejections that name this Upgrade and no namesake.
+fn approvals(context: &Context, upgrade: &Upgrade) -> Vec<UpgradeApproval> {
+    let (namespace, name, uid) = (upgrade.namespace(), upgrade.name_any(), upgrade.uid());
+    let all = context.approvals.state();
+    let ours = all.iter().filter(|a| {
+        a.namespace() == namespace && a.spec.upgrade == name && a.spec.upgrade_uid == uid
+    });
+    ours.map(|a| a.as_ref().clone()).collect()
 }
 
 /// An object that is older than what we wrote ourselves is no ground for a decision.

@@ -5,8 +5,10 @@ use super::target::Position;
 use crate::api::status::{Phase, StageStatus, TargetPhase, TargetStatus};
 use crate::engine::deployment::{Driver, Move};
 use crate::engine::health::{Health, deadline, pods};
+use crate::engine::observed::Workload;
 use crate::engine::plan::{PlanStage, PlanTarget, Step};
 use crate::engine::{Walk, seconds_between};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 /// What a round over all targets of a stage came to.
@@ -20,7 +22,9 @@ impl<'a> Walk<'a> {
     /// One round of a stage.
     pub(crate) fn walk_workloads(&mut self, index: usize, stage: &'a PlanStage) -> StageMove {
         self.begin_stage(index, stage);
-        if let Some(why) = self.failure(index, stage) {
+        if let Some(why) =
+            self.failed(index, stage, |driver, workload, _, now| pods(driver, workload, now))
+        {
             return StageMove::Failed(why);
         }
         loop {
@@ -46,7 +50,9 @@ impl<'a> Walk<'a> {
             };
             match next {
                 Round::Waiting => {
-                    let overdue = self.overdue(index, stage);
+                    // Asked only once what runs now has been noted: whoever was away does not
+                    // blame the pods for it.
+                    let overdue = self.failed(index, stage, deadline);
                     return overdue.map_or(StageMove::Waiting, StageMove::Failed);
                 }
                 Round::Broken(why) => return StageMove::Failed(why),
@@ -132,8 +138,14 @@ impl<'a> Walk<'a> {
         if done { StageMove::Done } else { StageMove::Waiting }
     }
 
-    /// The first target whose new pods have failed, in words.
-    fn failure(&mut self, stage: usize, plan: &PlanStage) -> Option<String> {
+    /// The first target under way that a judgement fails, in words; the others say when to look
+    /// again.
+    fn failed(
+        &mut self,
+        stage: usize,
+        plan: &PlanStage,
+        judge: impl Fn(&Driver<'_>, &Workload, &TargetStatus, Timestamp) -> Health,
+    ) -> Option<String> {
         for index in 0..plan.targets.len() {
             let Some((target, Some(workload), status)) = self.target(stage, index) else {
                 continue;
@@ -143,24 +155,7 @@ impl<'a> Walk<'a> {
                 continue;
             }
             let driver = Driver::new(target, workload, originals, &status, plan, self.now);
-            match pods(&driver, workload, self.now) {
-                Health::Failed(why) => return Some(why),
-                Health::Fine(at) => self.alarms.extend(at),
-            }
-        }
-        None
-    }
-
-    /// The first target that has made no progress for too long, in words. Asked only once what
-    /// runs now has been noted: whoever was away does not blame the pods for it.
-    fn overdue(&mut self, stage: usize, plan: &PlanStage) -> Option<String> {
-        for index in 0..plan.targets.len() {
-            let Some((target, Some(workload), status)) = self.target(stage, index) else {
-                continue;
-            };
-            let Some(originals) = &status.originals else { continue };
-            let driver = Driver::new(target, workload, originals, &status, plan, self.now);
-            match deadline(&driver, workload, &status, self.now) {
+            match judge(&driver, workload, &status, self.now) {
                 Health::Failed(why) => return Some(why),
                 Health::Fine(at) => self.alarms.extend(at),
             }
