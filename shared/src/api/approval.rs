@@ -32,6 +32,8 @@ use serde::{Deserialize, Serialize};
     .message("an UpgradeApproval is never changed: create another"))]
 #[x_kube(validation = Rule::new("self.decision == 'Approved' || (has(self.reason) && size(self.reason) > 0)")
     .message("spec.reason: a rejection says why"))]
+#[x_kube(validation = Rule::new("!has(self.step) || has(self.stage)")
+    .message("spec.step: name its stage in spec.stage, too"))]
 pub struct UpgradeApprovalSpec {
     /// Name of the Upgrade, in the approval's namespace.
     #[schemars(length(min = 1, max = 63))]
@@ -46,6 +48,16 @@ pub struct UpgradeApprovalSpec {
         .message("planHash is `sha256:` and 64 hexadecimal digits, as in the Upgrade's status"))]
     #[schemars(length(max = 71))]
     pub plan_hash: String,
+    /// Name of the one stage that is approved, where the policy asks for approvals by stage or step.
+    /// Absent: the whole plan, where the policy asks for one approval of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub stage: Option<String>,
+    /// Index, from 0, of the one step of that stage that is approved, where the policy asks for
+    /// approvals by step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 0").message("step counts from 0"))]
+    pub step: Option<i32>,
     /// The decision; one rejection ends the Upgrade.
     pub decision: Decision,
     /// Why, for the record.

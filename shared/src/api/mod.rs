@@ -1,10 +1,15 @@
 //! The kinds of the API group `kubectl-upgrade.dev`, one file each.
 
 pub mod approval;
+pub mod breakglass;
+pub mod held;
 pub mod ledger;
+pub mod matrix;
 pub mod policy;
+pub mod schedule;
 pub mod status;
 pub mod upgrade;
+pub mod window;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{CustomResourceExt, KubeSchema};
@@ -12,10 +17,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use approval::{Decision, UpgradeApproval, UpgradeApprovalSpec};
+pub use breakglass::{
+    BREAK_GLASS_LABEL, BREAK_GLASS_NAME, BreakGlass, BreakGlassImage, BreakGlassKind,
+    BreakGlassObject, BreakGlassPhase, BreakGlassSpec, BreakGlassStatus, BreakGlassUse,
+};
+pub use held::{HELD_ANNOTATION, Held};
 pub use ledger::{LedgerEntry, UpgradeLedger, UpgradeLedgerSpec};
-pub use policy::{FirstInstall, UpgradePolicy, UpgradePolicySpec};
+pub use matrix::{CompatibilityMatrix, CompatibilityMatrixSpec, Verdict};
+pub use policy::{FirstInstall, Mode, UpgradePolicy, UpgradePolicySpec};
+pub use schedule::{UpgradeSchedule, UpgradeScheduleSpec};
 pub use status::{Phase, StageStatus, TargetPhase, TargetStatus, UpgradeStatus};
-pub use upgrade::{Upgrade, UpgradeSpec};
+pub use upgrade::{StrategyName, Upgrade, UpgradeSpec};
+pub use window::{
+    Change, Exclusion, MaintenanceWindow, MaintenanceWindowSpec, Weekday, WindowKind,
+};
 
 /// API group of every kind here.
 pub const GROUP: &str = "kubectl-upgrade.dev";
@@ -197,5 +212,14 @@ impl SelectorRequirement {
 
 /// Every CustomResourceDefinition of the group, in the order in which they are installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![Upgrade::crd(), UpgradeApproval::crd(), UpgradePolicy::crd(), UpgradeLedger::crd()]
+    vec![
+        Upgrade::crd(),
+        UpgradeApproval::crd(),
+        UpgradePolicy::crd(),
+        UpgradeLedger::crd(),
+        UpgradeSchedule::crd(),
+        MaintenanceWindow::crd(),
+        CompatibilityMatrix::crd(),
+        BreakGlass::crd(),
+    ]
 }

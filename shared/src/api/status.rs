@@ -34,9 +34,24 @@ pub struct UpgradeStatus {
     /// Approvals that count and that are needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approvals: Option<ApprovalCount>,
+    /// What it has to pass before it starts, or goes on, as last looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<GateStatus>,
+    /// When the present plan was announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<NoticeStatus>,
     /// How often it was started over.
     #[serde(default)]
     pub attempt: i32,
+    /// Approvals, by `metadata.uid`, that an earlier attempt has used up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used_approvals: Vec<String>,
+    /// Since when it waits at a gate, once it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_since: Option<MicroTime>,
+    /// Since when it stands still because its window has shut (`windowOverrun: Pause`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_shut_since: Option<MicroTime>,
     /// The stage it is in, for the table: `1/2 web`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<String>,
@@ -85,6 +100,65 @@ pub struct UpgradeStatus {
     /// One entry for a stage that has begun.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageStatus>,
+}
+
+/// One thing that an Upgrade has to pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GateStatus {
+    /// Which one.
+    pub gate: Gate,
+    /// Whether it lets the Upgrade pass.
+    pub open: bool,
+    /// Why, with the evidence, in one sentence.
+    pub message: String,
+    /// When that changes by itself, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Time>,
+}
+
+/// What holds an Upgrade, a stage or a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Gate {
+    /// What its policy says of strategies, images and requesters.
+    Policy,
+    /// The people whom its policy asks for.
+    Approval,
+    /// `spec.notBefore`
+    NotBefore,
+    /// The announcement and the time after it.
+    Notice,
+    /// Maintenance windows and freezes.
+    Window,
+    /// Compatibility matrices.
+    Matrix,
+}
+
+impl std::fmt::Display for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Policy => "Policy",
+            Self::Approval => "Approval",
+            Self::NotBefore => "NotBefore",
+            Self::Notice => "Notice",
+            Self::Window => "Window",
+            Self::Matrix => "Matrix",
+        })
+    }
+}
+
+/// When a plan was announced.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NoticeStatus {
+    /// The plan that was announced; another one is announced anew.
+    pub plan_hash: String,
+    /// When everybody had been told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<MicroTime>,
+    /// Receivers that were told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub told: Vec<String>,
 }
 
 /// Approvals that count and that are needed.
@@ -253,6 +327,9 @@ pub enum TargetPhase {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Originals {
+    /// `spec.paused`; true only where a paused Deployment was changed under mode `Hold`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
     /// `spec.strategy.type`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<String>,

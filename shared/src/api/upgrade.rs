@@ -2,6 +2,7 @@
 
 use super::status::UpgradeStatus;
 use super::{Identity, WorkloadKind};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,12 @@ use serde::{Deserialize, Serialize};
     .message("spec.stages is immutable: an approval covers exactly one plan; make another Upgrade"))]
 #[x_kube(validation = Rule::new("has(self.autoRollback) == has(oldSelf.autoRollback) && (!has(self.autoRollback) || self.autoRollback == oldSelf.autoRollback)")
     .message("spec.autoRollback is immutable: make another Upgrade"))]
+#[x_kube(validation = Rule::new("has(self.windowOverrun) == has(oldSelf.windowOverrun) && (!has(self.windowOverrun) || self.windowOverrun == oldSelf.windowOverrun)")
+    .message("spec.windowOverrun is immutable: make another Upgrade"))]
+#[x_kube(validation = Rule::new("has(self.notBefore) == has(oldSelf.notBefore) && (!has(self.notBefore) || self.notBefore == oldSelf.notBefore)")
+    .message("spec.notBefore is immutable: make another Upgrade"))]
+#[x_kube(validation = Rule::new("(has(self.held) && self.held) == (has(oldSelf.held) && oldSelf.held)")
+    .message("spec.held is immutable: mode Hold sets it"))]
 #[x_kube(validation = Rule::new("has(self.requester) == has(oldSelf.requester) && (!has(self.requester) || self.requester == oldSelf.requester)")
     .message("spec.requester is immutable: it is stamped at admission"))]
 pub struct UpgradeSpec {
@@ -58,6 +65,17 @@ pub struct UpgradeSpec {
     /// When the upgrade is taken back without anybody asking. Absent: on a failed health check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_rollback: Option<AutoRollback>,
+    /// What becomes of it when its maintenance window shuts, or a freeze comes, while it is under
+    /// way. Absent: the step is finished, and the next one waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_overrun: Option<WindowOverrun>,
+    /// The earliest time at which it may start by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Time>,
+    /// Mode `Hold` opened it: its one Deployment has the new template already, paused. Set by the
+    /// controller alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
     /// Stops everything where it stands, until it is false again; what runs goes on serving.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
@@ -107,6 +125,55 @@ pub struct Strategy {
     /// Weight by weight, in place, with pauses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
+}
+
+/// Name of a strategy, where a rule is about strategies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum StrategyName {
+    /// The workload's own rolling update.
+    Rolling,
+    /// Weight by weight.
+    Canary,
+}
+
+impl StrategyName {
+    /// The name as the API spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rolling => "rolling",
+            Self::Canary => "canary",
+        }
+    }
+}
+
+impl std::fmt::Display for StrategyName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Strategy {
+    /// Its name; what says neither or both is taken for the more careful one.
+    pub fn name(&self) -> StrategyName {
+        if self.rolling.is_some() && self.canary.is_none() {
+            StrategyName::Rolling
+        } else {
+            StrategyName::Canary
+        }
+    }
+}
+
+/// What becomes of an Upgrade whose window shuts while it is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WindowOverrun {
+    /// The step under way is finished; the next one waits for the window.
+    #[default]
+    FinishStep,
+    /// Everything stands still at once, and goes on when the window opens.
+    Pause,
+    /// It is taken back.
+    Rollback,
 }
 
 /// Settings of the rolling strategy: the workload's own knobs apply, so there are none yet.

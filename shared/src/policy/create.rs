@@ -1,7 +1,7 @@
 //! A workload is created, and pods that would be taken for somebody else's.
 
 use super::decide::{Place, Verdict};
-use super::images::{policy_names, waiting};
+use super::images::waiting;
 use super::refusal::{Reason, Refusal};
 use super::workload::Workload;
 use crate::api::{FirstInstall, IN_FLIGHT_LABEL, LedgerEntry, WorkloadKind};
@@ -14,39 +14,56 @@ pub fn decide(place: &Place<'_>, new: &Workload<'_>) -> Verdict {
     if let Some(upgrade) = new.in_flight().filter(|_| !place.own) {
         return reserved(place, new, upgrade).into();
     }
-    let policies = place.governing(None, new);
-    if policies.is_empty() {
-        return intrusion(place, new).map_or(Verdict::Allow, Verdict::from);
+    if let Some(verdict) = from_cron_job(place, new) {
+        return verdict;
     }
+    let Some(policy) = place.policy(None, new) else {
+        return intrusion(place, new).map_or(Verdict::Allow, Verdict::from);
+    };
     let object = format!("{} {}/{}", new.kind, place.namespace, new.name);
     if let Some(entry) = place.view.entry(new.kind, &new.name) {
         if new.runs(entry) {
             return Verdict::Allow;
         }
-        return mismatch(place, new, entry, &policy_names(&policies)).into();
+        let by = format!("policy `{}` governs it", policy.name);
+        return mismatch(place, new, entry, &by).into();
     }
-    let strict: Vec<_> =
-        policies.into_iter().filter(|p| p.spec.first_install == FirstInstall::Upgrade).collect();
-    if strict.is_empty() {
+    if policy.spec.first_install != FirstInstall::Upgrade {
         return intrusion(place, new).map_or(Verdict::Allow, Verdict::from);
     }
     Refusal::new(
         Reason::FirstInstall,
         format!("{object} may not be created: nobody approved a workload of this name"),
         format!(
-            "{} wants an Upgrade even for a first install (`spec.firstInstall: Upgrade`), and the \
+            "policy `{}` wants an Upgrade even for a first install (`spec.firstInstall: Upgrade`), and the \
              ledger of the namespace has no entry for it",
-            policy_names(&strict)
+            policy.name
         ),
         "this version approves changes of images and not first installs: set \
          `spec.firstInstall: Allow` while it is created",
     )
-    .run(format!("kubectl edit upgradepolicy {}", strict.first().map_or("", |p| p.name.as_str())))
+    .run(format!("kubectl edit upgradepolicy {}", policy.name))
     .into()
+}
+
+/// The verdict on a Job that names a governed CronJob as its controller: it runs what that was
+/// approved to run, also where a first install needs an Upgrade.
+fn from_cron_job(place: &Place<'_>, new: &Workload<'_>) -> Option<Verdict> {
+    let name = new.cron_job.as_deref().filter(|_| new.kind == WorkloadKind::Job)?;
+    let entry = place.view.entry(WorkloadKind::CronJob, name)?;
+    let policy = place.view.policy(WorkloadKind::CronJob, name, &entry.labels)?;
+    if new.runs(entry) {
+        return Some(intrusion(place, new).map_or(Verdict::Allow, Verdict::from));
+    }
+    let by = format!("policy `{}` governs CronJob {name}, which it is made from", policy.name);
+    Some(mismatch(place, new, entry, &by).into())
 }
 
 /// The refusal for pods that would fall into the selector of a governed workload and run other
 /// images than that one: its Services would send them traffic, its ReplicaSet adopt them.
+///
+/// A ReplicaSet is refused also with the same images: a Deployment adopts it and keeps it, and
+/// after the next Upgrade it would be one with old images that the Deployment did not make.
 pub fn intrusion(place: &Place<'_>, new: &Workload<'_>) -> Option<Refusal> {
     // Without pod labels nothing can be selected; most requests end here.
     if new.pod_labels.is_empty() {
@@ -55,7 +72,11 @@ pub fn intrusion(place: &Place<'_>, new: &Workload<'_>) -> Option<Refusal> {
     let taken = |entry: &&LedgerEntry| {
         let selector = entry.selector.as_ref().filter(|s| !s.is_empty());
         let other = entry.kind != new.kind || entry.name != new.name;
-        other && selector.is_some_and(|s| s.matches(&new.pod_labels)) && !new.runs(entry)
+        let adopted =
+            new.kind == WorkloadKind::ReplicaSet && entry.kind == WorkloadKind::Deployment;
+        other
+            && selector.is_some_and(|s| s.matches(&new.pod_labels))
+            && (adopted || !new.runs(entry))
     };
     let entry = place.view.entries().find(taken)?;
     let owner = format!("{} {}", entry.kind, entry.name);
@@ -66,10 +87,14 @@ pub fn intrusion(place: &Place<'_>, new: &Workload<'_>) -> Option<Refusal> {
                 "{} {}/{}: its pods would count as those of {owner}",
                 new.kind, place.namespace, new.name
             ),
-            format!(
-                "their labels match the selector of {owner}, which was approved to run {}",
-                images(entry)
-            ),
+            if new.runs(entry) {
+                format!("their labels match the selector of {owner}, which makes its own")
+            } else {
+                format!(
+                    "their labels match the selector of {owner}, which was approved to run {}",
+                    images(entry)
+                )
+            },
             format!("give the pods other labels, or change the images of {owner} by an Upgrade"),
         )
         .run(format!(
@@ -93,7 +118,7 @@ fn mismatch(place: &Place<'_>, new: &Workload<'_>, entry: &LedgerEntry, by: &str
             new.name,
             images.join(", ")
         ),
-        format!("{by} governs it, and it was last approved with {}", self::images(entry)),
+        format!("{by}, and that was last approved with {}", self::images(entry)),
         "create it with the approved images, then start an Upgrade to the others: deleting and \
          creating a workload is no way to change its images",
     );

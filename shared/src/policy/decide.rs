@@ -1,12 +1,16 @@
 //! The table of contents: from request to rule, from question to answer.
 
-use super::question::{Answers, Granted, Live, Question, Topic};
+use super::modes::{self, Note};
+use super::question::{Answers, Granted, Labelled, LabelsOf, Live, Question, Seen, Topic};
 use super::refusal::{Reason, Refusal};
 use super::review::{Change, Operation, Review, Subject};
-use super::snapshot::{NamespaceView, PolicyView, Snapshot};
+use super::snapshot::{NamespaceView, PolicyView, Snapshot, stricter};
 use super::workload::{Workload, differ};
-use super::{approvals, create, identities, images, inflight, upgrades};
+use super::{
+    approvals, create, declared, ephemeral, hold, identities, images, inflight, rules, upgrades,
+};
 use crate::api::{SERVICE_ACCOUNT, SYSTEM_NAMESPACE};
+use crate::windows::Window;
 use jiff::Timestamp;
 
 /// What becomes of a request.
@@ -14,6 +18,8 @@ use jiff::Timestamp;
 pub enum Verdict {
     /// It passes.
     Allow,
+    /// It passes, and somebody is told that a rule is against it.
+    Noted(Box<Note>),
     /// It is refused.
     Deny(Box<Refusal>),
     /// It passes if what the question asks for, read live, says so; see [`confirm`].
@@ -23,6 +29,12 @@ pub enum Verdict {
 impl From<Refusal> for Verdict {
     fn from(refusal: Refusal) -> Self {
         Self::Deny(Box::new(refusal))
+    }
+}
+
+impl From<Note> for Verdict {
+    fn from(note: Note) -> Self {
+        Self::Noted(Box::new(note))
     }
 }
 
@@ -36,12 +48,15 @@ impl From<Question> for Verdict {
 ///
 /// What is not known is refused where it concerns an image or one of our own objects, and allowed
 /// where it does not: no state of the snapshot ever stops scaling, status writes or pods being
-/// replaced by their controllers. `now` is for rules that know time; none does yet.
-pub fn decide(snapshot: &Snapshot, review: &Review<'_>, _now: Timestamp) -> Verdict {
+/// replaced by their controllers. `now` is what windows are asked about.
+pub fn decide(snapshot: &Snapshot, review: &Review<'_>, now: Timestamp) -> Verdict {
     match &review.subject {
-        Subject::Workload(change) => workload(snapshot, review, change),
+        Subject::Workload(change) => workload(snapshot, review, change, now),
         Subject::Upgrade(change) => upgrades::decide(snapshot, review, change),
-        Subject::Approval(change) => approvals::decide(review, change),
+        Subject::Approval(change) => approvals::decide(snapshot, review, change),
+        Subject::Schedule(change) => declared::schedule(snapshot, review, change),
+        Subject::Window(change) => declared::window(review, change),
+        Subject::Matrix(change) => declared::matrix(review, change),
         Subject::Ledger => ledger(snapshot, review),
         Subject::Other => Verdict::Allow,
     }
@@ -66,10 +81,20 @@ pub fn confirm(question: &Question, answers: &Answers) -> Result<(), Box<Refusal
             return Err(unconfirmed(&what, "it was never read").into());
         }
     };
+    let nothing = Labelled::new();
+    let labels = match (&question.labels, &answers.labels) {
+        (LabelsOf::Nothing, _) => &nothing,
+        (_, Seen::Found(labels)) => labels,
+        (_, Seen::Failed(why)) => return Err(unconfirmed("reading the workloads", why).into()),
+        (_, Seen::NotAsked) => {
+            return Err(unconfirmed("reading the workloads", "they were never read").into());
+        }
+    };
     match (&question.topic, live) {
         (Topic::Rights { .. }, _) => Ok(()),
+        (Topic::Start(topic), _) => rules::confirm(topic, labels),
         (Topic::Images(topic), Some(live)) => images::confirm(topic, live),
-        (Topic::Approval(topic), Some(live)) => approvals::confirm(topic, live),
+        (Topic::Approval(topic), Some(live)) => approvals::confirm(topic, live, labels),
         (_, None) => Err(unconfirmed("confirming the request", "the Upgrade was not read").into()),
     }
 }
@@ -116,9 +141,20 @@ pub(super) struct Place<'s> {
     pub namespace: &'s str,
     /// The requester is our own service account.
     pub own: bool,
+    /// Nothing will be stored.
+    pub dry_run: bool,
+    /// Every maintenance window.
+    pub windows: &'s [Window],
+    /// The time of the request.
+    pub now: Timestamp,
 }
 
-fn workload(snapshot: &Snapshot, review: &Review<'_>, change: &Change<Workload<'_>>) -> Verdict {
+fn workload(
+    snapshot: &Snapshot,
+    review: &Review<'_>,
+    change: &Change<Workload<'_>>,
+    now: Timestamp,
+) -> Verdict {
     // Status and scale cannot carry an image; ephemeral containers can.
     if !matches!(&*review.subresource, "" | "ephemeralcontainers") {
         return Verdict::Allow;
@@ -133,8 +169,8 @@ fn workload(snapshot: &Snapshot, review: &Review<'_>, change: &Change<Workload<'
         if identities::creates(&review.user.username, new.kind) {
             return Verdict::Allow;
         }
-        return match place(snapshot, review, own) {
-            Some(place) => create::decide(&place, new),
+        return match place(snapshot, review, own, now) {
+            Some(place) => modes::apply(&place, None, new, create::decide(&place, new)),
             None => {
                 not_ready(&format!("{} {} cannot be created now", new.kind, review.named())).into()
             }
@@ -142,41 +178,45 @@ fn workload(snapshot: &Snapshot, review: &Review<'_>, change: &Change<Workload<'
     };
     let tampering = if own { None } else { inflight::tampering(old, new) };
     let images = differ(&old.images, &new.images);
-    if tampering.is_none() && !images {
+    let begins = own && hold::begins(old, new);
+    if tampering.is_none() && !images && !begins {
         return Verdict::Allow;
     }
-    let Some(place) = place(snapshot, review, own) else {
+    let Some(place) = place(snapshot, review, own, now) else {
         return not_ready(&format!("{} {} cannot be changed now", new.kind, review.named())).into();
     };
     if !place.view.governed() {
         return Verdict::Allow;
     }
+    if let Some(verdict) = hold::decide(&place, &review.user, old, new) {
+        return verdict;
+    }
     match tampering {
         Some(tampering) => inflight::refuse(&place, new, &tampering).into(),
-        None => images::decide(&place, old, new),
+        None if review.subresource == "ephemeralcontainers" => ephemeral::decide(&place, old, new),
+        None => modes::apply(&place, Some(old), new, images::decide(&place, old, new)),
     }
 }
 
-fn place<'s>(snapshot: &'s Snapshot, review: &'s Review<'_>, own: bool) -> Option<Place<'s>> {
+fn place<'s>(
+    snapshot: &'s Snapshot,
+    review: &'s Review<'_>,
+    own: bool,
+    now: Timestamp,
+) -> Option<Place<'s>> {
     let namespace = &*review.namespace;
     let view = snapshot.namespace(namespace).filter(|_| snapshot.synced())?;
-    Some(Place { view, namespace, own })
+    Some(Place { view, namespace, own, dry_run: review.dry_run, windows: snapshot.windows(), now })
 }
 
 impl<'s> Place<'s> {
-    /// Policies that govern a workload.
+    /// The policy that governs a workload.
     ///
-    /// The labels before the change count as well as those after it.
-    pub fn governing(&self, old: Option<&Workload<'_>>, new: &Workload<'_>) -> Vec<&'s PolicyView> {
-        let mut found: Vec<_> = self.view.governing(new.kind, &new.name, &new.labels).collect();
-        if let Some(old) = old {
-            for policy in self.view.governing(old.kind, &old.name, &old.labels) {
-                if !found.iter().any(|p| p.name == policy.name) {
-                    found.push(policy);
-                }
-            }
-        }
-        found
+    /// The labels before the change count as well as those after it, and the stricter answer holds.
+    pub fn policy(&self, old: Option<&Workload<'_>>, new: &Workload<'_>) -> Option<&'s PolicyView> {
+        let now = self.view.policy(new.kind, &new.name, &new.labels);
+        let before = old.and_then(|o| self.view.policy(o.kind, &o.name, &o.labels));
+        stricter(now, before)
     }
 }
 

@@ -25,6 +25,7 @@ pub fn creates(username: &str, kind: WorkloadKind) -> bool {
         WorkloadKind::Pod => matches!(
             account,
             "replicaset-controller"
+                | "replication-controller"
                 | "statefulset-controller"
                 | "daemon-set-controller"
                 | "job-controller"
@@ -53,6 +54,7 @@ mod tests {
             (sa("deployment-controller"), WorkloadKind::Pod, false),
             (sa("replicaset-controller"), WorkloadKind::Pod, true),
             (sa("replicaset-controller"), WorkloadKind::ReplicaSet, false),
+            (sa("replication-controller"), WorkloadKind::Pod, true),
             (sa("cronjob-controller"), WorkloadKind::Job, true),
             (sa("job-controller"), WorkloadKind::Pod, true),
             (sa("default"), WorkloadKind::Pod, false),

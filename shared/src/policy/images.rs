@@ -1,48 +1,76 @@
 //! An image of a workload changes.
 
-use super::create;
 use super::decide::{Place, Verdict};
-use super::question::{ImagesTopic, Question, Topic, UpgradeRef};
+use super::question::{ImagesTopic, LabelsOf, Question, Topic, UpgradeRef};
 use super::refusal::{Reason, Refusal};
 use super::snapshot::{PolicyView, UpgradeView};
 use super::workload::{ImageDelta, Workload, deltas};
+use super::{create, governance};
 use crate::api::status::Phase;
 use crate::api::upgrade::{ImageChange, WorkloadTarget};
-use crate::api::{Upgrade, WorkloadKind};
+use crate::api::{StrategyName, Upgrade, WorkloadKind};
+use crate::engine::governance::Door;
 use crate::image::same;
+use crate::windows::{Subject, state, why_shut};
 use std::fmt::Write;
 
 /// An UPDATE in a governed namespace that changes images, and is no tampering with an object in
 /// flight.
 pub fn decide(place: &Place<'_>, old: &Workload<'_>, new: &Workload<'_>) -> Verdict {
-    let policies = place.governing(Some(old), new);
-    if policies.is_empty() {
+    let Some(policy) = place.policy(Some(old), new) else {
         return create::intrusion(place, new).map_or(Verdict::Allow, Verdict::from);
-    }
+    };
     if place.own
         && let Some(upgrade) = new.in_flight()
     {
-        return question(place, old, new, upgrade).into();
+        if let Some(other) = old.in_flight().filter(|other| *other != upgrade) {
+            return taken_over(place, new, other, upgrade).into();
+        }
+        return question(place, new, upgrade, deltas(&old.images, &new.images)).into();
     }
     let in_flight = old.in_flight().or(new.in_flight());
     let approved = place.view.entry(new.kind, &new.name).is_some_and(|e| new.runs(e));
     if in_flight.is_none() && approved {
         return Verdict::Allow;
     }
-    refuse(place, &policies, new, &deltas(&old.images, &new.images)).into()
+    let refusal = refuse(place, policy, new, &deltas(&old.images, &new.images));
+    refusal.into()
 }
 
-fn question(place: &Place<'_>, old: &Workload<'_>, new: &Workload<'_>, upgrade: &str) -> Question {
+/// Nothing of ours goes from one Upgrade to another without being let go in between.
+fn taken_over(place: &Place<'_>, new: &Workload<'_>, other: &str, upgrade: &str) -> Refusal {
+    Refusal::new(
+        Reason::NotCovered,
+        format!(
+            "{} {}/{}: Upgrade {upgrade} may not take it over",
+            new.kind, place.namespace, new.name
+        ),
+        format!("it is in flight under Upgrade {other}"),
+        "that one ends first, and puts its fields back",
+    )
+    .run(format!("kubectl upgrade status {other} -n {}", place.namespace))
+}
+
+/// Our own controller changes these images: whether the Upgrade covers it is read live.
+pub fn question(
+    place: &Place<'_>,
+    new: &Workload<'_>,
+    upgrade: &str,
+    deltas: Vec<ImageDelta>,
+) -> Question {
     Question {
         upgrade: Some(UpgradeRef { namespace: place.namespace.into(), name: upgrade.to_owned() }),
         access: Vec::new(),
+        labels: LabelsOf::Nothing,
+        on_behalf_of: None,
         topic: Topic::Images(ImagesTopic {
             kind: new.kind,
             namespace: place.namespace.to_owned(),
             name: new.name.to_string(),
             upgrade: upgrade.to_owned(),
-            deltas: deltas(&old.images, &new.images),
+            deltas,
             may_go_forward: new.is_held_back() || new.recreates(),
+            held: new.held().is_some() && new.guarded.paused == Some(true),
         }),
     }
 }
@@ -50,7 +78,7 @@ fn question(place: &Place<'_>, old: &Workload<'_>, new: &Workload<'_>, upgrade: 
 /// Nobody but an Upgrade changes images; this says how to get one.
 fn refuse(
     place: &Place<'_>,
-    policies: &[&PolicyView],
+    policy: &PolicyView,
     new: &Workload<'_>,
     deltas: &[ImageDelta],
 ) -> Refusal {
@@ -61,7 +89,7 @@ fn refuse(
         new.name,
         describe(deltas)
     );
-    let governed = format!("{} governs this workload", policy_names(policies));
+    let governed = format!("policy `{}` governs this workload", policy.name);
     if let Some(open) = place.view.open_upgrade(new.kind, &new.name) {
         return Refusal::new(
             Reason::UpgradeRequired,
@@ -73,29 +101,51 @@ fn refuse(
         .run(format!("kubectl upgrade status {} -n {}", open.name, place.namespace));
     }
     if new.kind != WorkloadKind::Deployment {
-        return other_kind(what, &governed, policies, new.kind);
+        return other_kind(what, &governed, policy, new.kind);
     }
     if deltas.iter().any(|d| d.from.is_none() || d.to.is_none()) {
         let help = "an Upgrade of this version changes images and neither adds nor removes \
                     containers: make that change while no policy selects the workload";
         return Refusal::new(Reason::UpgradeRequired, what, governed, help)
-            .run(format!("kubectl edit upgradepolicy {}", first(policies)));
+            .run(format!("kubectl edit upgradepolicy {}", policy.name));
     }
+    // An Upgrade may be asked for at any time, and says itself when it can go.
+    let why = match window(place, policy, new, deltas) {
+        Some(shut) => format!("{governed}; {shut}"),
+        None => governed,
+    };
     Refusal::new(
         Reason::UpgradeRequired,
         what,
-        governed,
+        why,
         "start an Upgrade; it makes this change once it is approved",
     )
     .run(start_command(place.namespace, &new.name, deltas))
 }
 
-fn other_kind(
-    what: String,
-    governed: &str,
-    policies: &[&PolicyView],
-    kind: WorkloadKind,
-) -> Refusal {
+/// Why no Upgrade of these images could go now, where a window is shut, and when one can.
+fn window(
+    place: &Place<'_>,
+    policy: &PolicyView,
+    new: &Workload<'_>,
+    deltas: &[ImageDelta],
+) -> Option<String> {
+    let images = deltas.iter().filter_map(|d| d.from.as_deref().zip(d.to.as_deref()));
+    let subject = Subject {
+        namespace_labels: place.view.labels(),
+        workload_labels: &new.labels,
+        policy: &policy.name,
+        strategy: StrategyName::Rolling,
+        change: governance::largest(images),
+    };
+    why_shut(place.windows, &subject, place.now)?;
+    match governance::door(state(place.windows, &subject, place.now)) {
+        Door::Shut { why, .. } => Some(why),
+        Door::Open { .. } => None,
+    }
+}
+
+fn other_kind(what: String, governed: &str, policy: &PolicyView, kind: WorkloadKind) -> Refusal {
     let help = match kind {
         WorkloadKind::ReplicaSet | WorkloadKind::Pod => format!(
             "if a Deployment owns it, upgrade the Deployment; otherwise leave {kind} out of the \
@@ -107,7 +157,7 @@ fn other_kind(
         ),
     };
     Refusal::new(Reason::UpgradeRequired, what, governed, help)
-        .run(format!("kubectl edit upgradepolicy {}", first(policies)))
+        .run(format!("kubectl edit upgradepolicy {}", policy.name))
 }
 
 /// Ends the question of our own controller's image change, with the Upgrade as it is now.
@@ -139,10 +189,14 @@ pub fn confirm(topic: &ImagesTopic, live: &Upgrade) -> Result<(), Box<Refusal>> 
         let why = "its stages name other images for this workload".to_owned();
         return refuse(Reason::NotCovered, why, "an approval covers the listed images only");
     };
-    if direction == Direction::Back {
+    // Back to where mode Hold had it: paused, nothing of it comes to run.
+    if direction == Direction::Back || (topic.held && live.spec.held) {
         return Ok(());
     }
-    if phase == Phase::RollingBack || live.metadata.deletion_timestamp.is_some() {
+    // An abort counts from when it was asked for, not from when the controller that leads has seen
+    // it: one that no longer leads, or lags, must not go on.
+    let aborted = live.spec.control.as_ref().is_some_and(|c| c.abort);
+    if phase == Phase::RollingBack || aborted || live.metadata.deletion_timestamp.is_some() {
         let why = "it is being taken back".to_owned();
         return refuse(Reason::WrongPhase, why, "only its old images may be written now");
     }
@@ -223,7 +277,7 @@ pub fn describe(deltas: &[ImageDelta]) -> String {
 }
 
 /// Text of somebody else's choice without control characters: it ends up in terminals.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(256).collect()
 }
 
@@ -245,15 +299,4 @@ pub fn waiting(upgrade: &UpgradeView) -> String {
         "" => format!("Upgrade {} ({})", upgrade.name, upgrade.phase),
         message => format!("Upgrade {} ({}: {message})", upgrade.name, upgrade.phase),
     }
-}
-
-/// "policy `a`" or "policies `a`, `b`".
-pub fn policy_names(policies: &[&PolicyView]) -> String {
-    let names: Vec<_> = policies.iter().map(|p| format!("`{}`", p.name)).collect();
-    let noun = if names.len() == 1 { "policy" } else { "policies" };
-    format!("{noun} {}", names.join(", "))
-}
-
-fn first<'a>(policies: &[&'a PolicyView]) -> &'a str {
-    policies.first().map_or("", |p| p.name.as_str())
 }

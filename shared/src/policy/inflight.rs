@@ -4,7 +4,7 @@ use super::decide::Place;
 use super::images::waiting;
 use super::refusal::{Reason, Refusal};
 use super::workload::{Workload, deltas, differ, same_json};
-use crate::api::IN_FLIGHT_LABEL;
+use crate::api::{HELD_ANNOTATION, IN_FLIGHT_LABEL};
 
 /// What somebody else's change would do to an object in flight.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,6 +29,10 @@ pub fn tampering(old: &Workload<'_>, new: &Workload<'_>) -> Option<Tampering> {
     let mut fields = Vec::new();
     if new.in_flight() != Some(upgrade) {
         fields.push(format!("label {IN_FLIGHT_LABEL}"));
+    }
+    // It says who asked, and that the template may be changed: nobody writes it but admission.
+    if old.held != new.held {
+        fields.push(format!("annotation {HELD_ANNOTATION}"));
     }
     if differ(&old.images, &new.images) {
         fields.push(super::images::describe(&deltas(&old.images, &new.images)));

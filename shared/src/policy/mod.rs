@@ -9,19 +9,29 @@
 //! | [`snapshot`] | what is known of the cluster, one shared view for each namespace |
 //! | [`review`], [`workload`] | what a request asks, borrowed from its bytes |
 //! | [`decide`] | the table of contents: request to rule, question to answer |
-//! | `images`, `create`, `inflight` | rules for workloads |
-//! | `upgrades`, `approvals` | rules for our own kinds |
+//! | `images`, `create`, `inflight`, `ephemeral`, [`hold`] | rules for workloads |
+//! | [`modes`] | which refusals a policy's mode turns into words |
+//! | `upgrades`, `approvals`, [`declared`] | rules for our own kinds |
+//! | [`governance`], [`compatibility`] | what is asked of one Upgrade |
+//! | [`rules`] | what a policy says of an Upgrade; asked again before it starts |
 //! | [`refusal`] | what a refusal says |
 
 mod approvals;
+pub mod compatibility;
 mod create;
 pub mod decide;
+pub mod declared;
+mod ephemeral;
+pub mod governance;
+pub mod hold;
 pub mod identities;
 mod images;
 mod inflight;
+pub mod modes;
 pub mod question;
 pub mod refusal;
 pub mod review;
+pub mod rules;
 pub mod snapshot;
 #[cfg(test)]
 mod testing;
@@ -31,7 +41,10 @@ mod upgrades;
 pub mod workload;
 
 pub use decide::{Verdict, confirm, decide};
-pub use question::{Access, AccessNeed, Answers, Granted, Live, Question, UpgradeRef};
+pub use modes::{Manner, Note};
+pub use question::{
+    Access, AccessNeed, Answers, Granted, Labelled, LabelsOf, Live, Question, Seen, UpgradeRef,
+};
 pub use refusal::{Reason, Refusal};
 pub use review::{Operation, Review, Subject, User};
 pub use snapshot::Snapshot;

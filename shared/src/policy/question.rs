@@ -1,16 +1,23 @@
 //! What must be read live before a request may pass.
 
 use super::review::Review;
+use super::snapshot::{Labels, NamespaceView};
 use super::workload::ImageDelta;
-use crate::api::{Decision, Identity, Upgrade, WorkloadKind};
+use crate::api::{Decision, Identity, Upgrade, UpgradeSpec, WorkloadKind};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What must be read live, and what it is for. [`super::confirm`] ends it.
 #[derive(Debug, PartialEq)]
 pub struct Question {
     /// The Upgrade to read.
     pub upgrade: Option<UpgradeRef>,
-    /// Rights that the requesting user must have, all of them.
+    /// Rights that the requesting user must have, all of them; or whom it asks in the name of.
     pub access: Vec<AccessNeed>,
+    /// The workloads whose labels to read: they say which policies hold.
+    pub labels: LabelsOf,
+    /// In whose name our own controller asks, where it does: the rights must be theirs.
+    pub on_behalf_of: Option<Identity>,
     pub(super) topic: Topic,
 }
 
@@ -52,6 +59,38 @@ pub enum AccessNeed {
     },
 }
 
+/// Workloads whose labels are to be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LabelsOf {
+    /// None.
+    #[default]
+    Nothing,
+    /// These.
+    Named {
+        /// Their namespace.
+        namespace: String,
+        /// Kinds and names.
+        workloads: Vec<(WorkloadKind, String)>,
+    },
+    /// Every target of the Upgrade that is read.
+    Targets,
+}
+
+/// Labels of workloads; one that is not there has none.
+pub type Labelled = BTreeMap<(WorkloadKind, String), Labels>;
+
+/// Answer to [`LabelsOf`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing was asked.
+    #[default]
+    NotAsked,
+    /// These are what the API server has.
+    Found(Labelled),
+    /// They could not be read.
+    Failed(String),
+}
+
 /// Answer to one [`AccessNeed`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Granted {
@@ -64,9 +103,10 @@ pub enum Granted {
 }
 
 /// Answer to "read this Upgrade".
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Live {
     /// Nothing was asked.
+    #[default]
     NotAsked,
     /// This is what the API server has.
     Found(Box<Upgrade>),
@@ -77,12 +117,14 @@ pub enum Live {
 }
 
 /// Everything a [`Question`] asked for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Answers {
     /// The Upgrade.
     pub upgrade: Live,
     /// One answer for each of [`Question::access`], in order.
     pub access: Vec<Granted>,
+    /// The labels.
+    pub labels: Seen,
 }
 
 /// What the question is about, kept for the end.
@@ -97,6 +139,8 @@ pub(super) enum Topic {
         /// Who asks.
         username: String,
     },
+    /// Somebody asks for an Upgrade.
+    Start(StartTopic),
     /// Somebody approves or rejects.
     Approval(ApprovalTopic),
 }
@@ -111,6 +155,19 @@ pub(super) struct ImagesTopic {
     pub deltas: Vec<ImageDelta>,
     /// New pods are held back, or the workload replaces all pods at once anyway.
     pub may_go_forward: bool,
+    /// It is put back to where mode `Hold` had it: the new template, paused.
+    pub held: bool,
+}
+
+/// Somebody asks for an Upgrade.
+#[derive(Debug, PartialEq)]
+pub(super) struct StartTopic {
+    /// For refusals: "Upgrade shop/web-v2".
+    pub object: String,
+    pub username: String,
+    pub spec: UpgradeSpec,
+    /// The policies of the namespace, as they were when the question was asked.
+    pub view: Arc<NamespaceView>,
 }
 
 /// Somebody approves or rejects.
@@ -121,7 +178,11 @@ pub(super) struct ApprovalTopic {
     pub uid: Option<String>,
     pub plan_hash: String,
     pub decision: Decision,
+    pub stage: Option<String>,
+    pub step: Option<i32>,
     pub approver: Identity,
+    /// The policies of the namespace, as they were when the question was asked.
+    pub view: Arc<NamespaceView>,
 }
 
 impl Access {

@@ -17,6 +17,8 @@ pub enum Reason {
     NotCovered,
     /// Our own controller asked for a canary without the fields that hold it back.
     NotHeldBack,
+    /// A change under mode `Hold` that was not held: the stamping webhook did not answer.
+    NotHeld,
     /// The Upgrade that a request names does not exist.
     UpgradeNotFound,
     /// The Upgrade is in a phase in which the request makes no sense.
@@ -33,6 +35,16 @@ pub enum Reason {
     NothingChanges,
     /// An Upgrade brings orders along.
     OrdersPreset,
+    /// The policy of a target does not allow the strategy.
+    StrategyNotAllowed,
+    /// The policy of a target does not let this person ask.
+    RequesterNotAllowed,
+    /// The policy of a target does not allow the registry of an image.
+    RegistryNotAllowed,
+    /// The policy of a target wants images named by digest.
+    DigestRequired,
+    /// An ephemeral container with an image that the policy does not list.
+    EphemeralContainerNotAllowed,
     /// Another Upgrade has the workload already.
     WorkloadBusy,
     /// The user lacks a right.
@@ -41,8 +53,16 @@ pub enum Reason {
     FinalizerGuarded,
     /// An approval for another plan than the one that is there.
     StalePlan,
+    /// An approval of more or less than the policy asks for, or of what the plan does not have.
+    ScopeMismatch,
+    /// The policy does not count this person's approval.
+    ApproverNotAllowed,
     /// Approving one's own Upgrade.
     OwnUpgrade,
+    /// A field of one of our own objects cannot be read.
+    InvalidField,
+    /// Matrices do not let the versions pass that an Upgrade brings together.
+    Incompatible,
     /// Only the controller writes this.
     ControllerOnly,
     /// The live read or the access review failed.
@@ -63,6 +83,7 @@ impl Reason {
             Self::LabelReserved => "LabelReserved",
             Self::NotCovered => "NotCovered",
             Self::NotHeldBack => "NotHeldBack",
+            Self::NotHeld => "NotHeld",
             Self::UpgradeNotFound => "UpgradeNotFound",
             Self::WrongPhase => "WrongPhase",
             Self::LedgerMismatch => "LedgerMismatch",
@@ -71,11 +92,20 @@ impl Reason {
             Self::IdentityMismatch => "IdentityMismatch",
             Self::NothingChanges => "NothingChanges",
             Self::OrdersPreset => "OrdersPreset",
+            Self::StrategyNotAllowed => "StrategyNotAllowed",
+            Self::RequesterNotAllowed => "RequesterNotAllowed",
+            Self::RegistryNotAllowed => "RegistryNotAllowed",
+            Self::DigestRequired => "DigestRequired",
+            Self::EphemeralContainerNotAllowed => "EphemeralContainerNotAllowed",
             Self::WorkloadBusy => "WorkloadBusy",
             Self::AccessDenied => "AccessDenied",
             Self::FinalizerGuarded => "FinalizerGuarded",
             Self::StalePlan => "StalePlan",
+            Self::ScopeMismatch => "ScopeMismatch",
+            Self::ApproverNotAllowed => "ApproverNotAllowed",
             Self::OwnUpgrade => "OwnUpgrade",
+            Self::InvalidField => "InvalidField",
+            Self::Incompatible => "Incompatible",
             Self::ControllerOnly => "ControllerOnly",
             Self::Unconfirmed => "Unconfirmed",
             Self::Malformed => "Malformed",

@@ -1,7 +1,9 @@
 //! One admission request, borrowed from its bytes.
 
 use super::workload::Workload;
-use crate::api::{Identity, Upgrade, UpgradeApproval};
+use crate::api::{
+    CompatibilityMatrix, Identity, MaintenanceWindow, Upgrade, UpgradeApproval, UpgradeSchedule,
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -19,7 +21,7 @@ pub struct Review<'a> {
     pub namespace: Cow<'a, str>,
     /// Name; empty where the API server has yet to generate it.
     pub name: Cow<'a, str>,
-    /// Whether nothing will be stored. Never changes a verdict.
+    /// Whether nothing will be stored. Changes a verdict only where a policy says so.
     pub dry_run: bool,
     /// Who asks, as the API server authenticated it.
     pub user: User<'a>,
@@ -67,6 +69,12 @@ pub enum Subject<'a> {
     Upgrade(Box<Change<Upgrade>>),
     /// An UpgradeApproval.
     Approval(Box<Change<UpgradeApproval>>),
+    /// An UpgradeSchedule.
+    Schedule(Box<Change<UpgradeSchedule>>),
+    /// A MaintenanceWindow.
+    Window(Box<Change<MaintenanceWindow>>),
+    /// A CompatibilityMatrix.
+    Matrix(Box<Change<CompatibilityMatrix>>),
     /// An UpgradeLedger; only who writes it matters.
     Ledger,
     /// Anything else: nothing here is about it.

@@ -3,10 +3,12 @@
 use crate::api::status::Phase;
 use crate::api::upgrade::WorkloadTarget;
 use crate::api::{
-    GOVERNED_LABEL, Identity, LedgerEntry, Upgrade, UpgradeLedger, UpgradePolicy,
-    UpgradePolicySpec, WorkloadKind,
+    CompatibilityMatrix, GOVERNED_LABEL, Identity, LedgerEntry, MaintenanceWindow, Mode, Upgrade,
+    UpgradeLedger, UpgradePolicy, UpgradePolicySpec, WorkloadKind,
 };
+use crate::matrix::{Matrix, MatrixError};
 use crate::plan::plan_hash;
+use crate::windows::Window;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -23,11 +25,13 @@ pub struct Snapshot {
     synced: bool,
     namespaces: HashMap<Arc<str>, Arc<NamespaceView>>,
     policies: BTreeMap<Arc<str>, Arc<PolicyView>>,
+    windows: Arc<Vec<Window>>,
+    matrices: Arc<BTreeMap<String, Result<Matrix, MatrixError>>>,
     governance: u64,
 }
 
 /// One namespace: whether it is governed, by what, and what is under way in it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct NamespaceView {
     seen: bool,
     governed: bool,
@@ -67,6 +71,8 @@ pub struct UpgradeView {
     pub targets: Vec<WorkloadTarget>,
     /// Who asked for it.
     pub requester: Option<Identity>,
+    /// Mode `Hold` opened it.
+    pub held: bool,
     /// Hash of its plan, computed from the spec.
     pub plan_hash: String,
 }
@@ -79,11 +85,55 @@ impl Snapshot {
             synced: false,
             namespaces: HashMap::new(),
             policies: BTreeMap::new(),
+            windows: Arc::default(),
+            matrices: Arc::default(),
             governance: 0,
         }
     }
 
-    /// Counts changes of policies and of namespaces: what an Upgrade needs may be another now.
+    /// Every MaintenanceWindow, by name.
+    pub fn windows(&self) -> &[Window] {
+        &self.windows
+    }
+
+    /// A window was created or changed. One that cannot be read is kept, and counts as shut.
+    pub fn set_window(&mut self, window: &MaintenanceWindow) {
+        let window = Window::compile(window);
+        let mut all = self.windows.to_vec();
+        all.retain(|w| w.name() != window.name());
+        all.push(window);
+        all.sort_by(|a, b| a.name().cmp(b.name()));
+        self.windows = Arc::new(all);
+        self.governance += 1;
+    }
+
+    /// Every CompatibilityMatrix, by name; one that cannot be read says so.
+    pub fn matrices(&self) -> impl Iterator<Item = &Result<Matrix, MatrixError>> {
+        self.matrices.values()
+    }
+
+    /// A matrix was created or changed.
+    pub fn set_matrix(&mut self, matrix: &CompatibilityMatrix) {
+        let name = matrix.metadata.name.clone().unwrap_or_default();
+        Arc::make_mut(&mut self.matrices).insert(name, Matrix::parse(matrix));
+        self.governance += 1;
+    }
+
+    /// A matrix is gone.
+    pub fn remove_matrix(&mut self, name: &str) {
+        Arc::make_mut(&mut self.matrices).remove(name);
+        self.governance += 1;
+    }
+
+    /// A window is gone.
+    pub fn remove_window(&mut self, name: &str) {
+        let mut all = self.windows.to_vec();
+        all.retain(|w| w.name() != name);
+        self.windows = Arc::new(all);
+        self.governance += 1;
+    }
+
+    /// Counts changes of policies, windows and namespaces: what an Upgrade needs may be another now.
     pub fn governance(&self) -> u64 {
         self.governance
     }
@@ -106,6 +156,11 @@ impl Snapshot {
     /// The namespace, once its object has been seen.
     pub fn namespace(&self, name: &str) -> Option<&NamespaceView> {
         self.namespaces.get(name).map(AsRef::as_ref).filter(|n| n.seen)
+    }
+
+    /// The same, to be kept until a question is answered.
+    pub fn shared_namespace(&self, name: &str) -> Option<Arc<NamespaceView>> {
+        self.namespaces.get(name).filter(|n| n.seen).cloned()
     }
 
     /// Upgrades of a namespace, also before the namespace itself was seen.
@@ -237,6 +292,11 @@ fn matching(policies: &BTreeMap<Arc<str>, Arc<PolicyView>>, ns: &Labels) -> Vec<
 }
 
 impl NamespaceView {
+    /// Labels of the namespace.
+    pub fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
     /// Whether the namespace opted in.
     pub fn governed(&self) -> bool {
         self.governed
@@ -257,26 +317,61 @@ impl NamespaceView {
         self.ledger.entries.values().flatten()
     }
 
-    /// Policies that govern a workload with these labels.
+    /// Entries whose workloads would take pods with these labels for their own.
+    pub fn selecting<'v>(&'v self, pods: &Labels) -> impl Iterator<Item = &'v LedgerEntry> {
+        let selects = |e: &&LedgerEntry| {
+            e.selector.as_ref().is_some_and(|s| !s.is_empty() && s.matches(pods))
+        };
+        // Without labels nothing can be selected.
+        self.entries().filter(move |e| !pods.is_empty() && selects(e))
+    }
+
+    /// The policy that governs a workload of which only the name is known: by the labels that the
+    /// ledger noted, and where it knows none, by the kind alone.
+    pub fn policy_of(&self, kind: WorkloadKind, name: &str) -> Option<&PolicyView> {
+        match self.entry(kind, name) {
+            Some(entry) => self.most_specific(kind, &entry.labels),
+            None => self.most_specific(kind, &Labels::new()),
+        }
+    }
+
+    /// The policy that governs a workload with these labels: the most specific one.
     ///
-    /// The labels that the ledger noted when it first saw the workload count, too: taking a label
-    /// off must not be the first half of a change that nobody approved. A policy that is narrowed
-    /// lets go at once.
-    pub fn governing<'v>(
+    /// The labels that the ledger noted when it first saw the workload are asked for, too, and of
+    /// the two answers the stricter one holds: neither taking a label off nor putting one on may be
+    /// the first half of a change that nobody approved. A policy that is narrowed lets go at once.
+    pub fn policy<'v>(
         &'v self,
         kind: WorkloadKind,
         name: &str,
         labels: &Labels,
-    ) -> impl Iterator<Item = &'v PolicyView> {
-        let noted = self.entry(kind, name);
-        self.policies().filter(move |p| {
-            p.selects(kind, labels) || noted.is_some_and(|e| p.selects(kind, &e.labels))
-        })
+    ) -> Option<&'v PolicyView> {
+        if self.policies.is_empty() {
+            return None;
+        }
+        let now = self.most_specific(kind, labels);
+        let noted = self.entry(kind, name).and_then(|e| self.most_specific(kind, &e.labels));
+        stricter(now, noted)
+    }
+
+    fn most_specific(&self, kind: WorkloadKind, labels: &Labels) -> Option<&PolicyView> {
+        let selecting = self.policies().filter(|p| p.selects(kind, labels));
+        // Policies come by name, and `max_by` gives the last of equals: the first is to hold.
+        selecting.reduce(|a, b| if b.precedence() > a.precedence() { b } else { a })
     }
 
     /// The Upgrade of this name.
     pub fn upgrade(&self, name: &str) -> Option<&UpgradeView> {
         self.upgrades.get(name).map(AsRef::as_ref)
+    }
+
+    /// Every Upgrade that has this workload and is not over.
+    pub fn open_upgrades(
+        &self,
+        kind: WorkloadKind,
+        name: &str,
+    ) -> impl Iterator<Item = &UpgradeView> {
+        self.upgrades.values().map(AsRef::as_ref).filter(move |u| u.is_open() && u.has(kind, name))
     }
 
     /// The Upgrade that has this workload and is not over.
@@ -285,7 +380,28 @@ impl NamespaceView {
     }
 }
 
+/// Of two policies the one that lets less pass.
+pub fn stricter<'v>(
+    a: Option<&'v PolicyView>,
+    b: Option<&'v PolicyView>,
+) -> Option<&'v PolicyView> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.strictness() > a.strictness() { b } else { a }),
+        (a, b) => a.or(b),
+    }
+}
+
 impl PolicyView {
+    /// Which of the policies that select a workload holds: the greatest.
+    fn precedence(&self) -> ((usize, usize, bool), (Mode, i32)) {
+        (self.spec.rank(), self.strictness())
+    }
+
+    /// How little it lets pass.
+    fn strictness(&self) -> (Mode, i32) {
+        (self.spec.mode, self.spec.approvals.required)
+    }
+
     /// Whether the policy is about workloads of this kind with these labels.
     pub fn selects(&self, kind: WorkloadKind, labels: &Labels) -> bool {
         let workloads = &self.spec.workloads;
@@ -314,6 +430,7 @@ impl UpgradeView {
             message: status.map(|s| s.message.clone()).unwrap_or_default(),
             targets: targets(upgrade).cloned().collect(),
             requester: upgrade.spec.requester.clone(),
+            held: upgrade.spec.held,
         }
     }
 

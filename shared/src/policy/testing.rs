@@ -115,6 +115,7 @@ pub fn outcome(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Allow => "Allow",
         Verdict::Confirm(_) => "Confirm",
+        Verdict::Noted(note) => note.manner.as_str(),
         Verdict::Deny(refusal) => {
             for text in [&refusal.what, &refusal.why, &refusal.help] {
                 assert!(!text.is_empty() && !text.ends_with('.'), "{refusal}");

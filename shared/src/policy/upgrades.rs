@@ -3,7 +3,7 @@
 use super::decide::{Verdict, not_ready};
 use super::identities;
 use super::images::waiting;
-use super::question::{Access, AccessNeed, Question, Topic};
+use super::question::{Access, AccessNeed, LabelsOf, Question, StartTopic, Topic};
 use super::refusal::{Reason, Refusal};
 use super::review::{Change, Operation, Review};
 use super::snapshot::{Snapshot, UpgradeView, targets};
@@ -14,7 +14,12 @@ use crate::image::same;
 /// A write to an Upgrade or its status.
 pub fn decide(snapshot: &Snapshot, review: &Review<'_>, change: &Change<Upgrade>) -> Verdict {
     if snapshot.is_own(&review.user.username) {
-        return Verdict::Allow;
+        return match (review.operation, &change.new) {
+            (Operation::Create, Some(new)) if review.subresource.is_empty() => {
+                create_for(snapshot, review, new)
+            }
+            _ => Verdict::Allow,
+        };
     }
     if review.subresource == "status" {
         return status(review).into();
@@ -46,7 +51,7 @@ fn create(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade) -> Verdict {
     if let Err(refusal) = identity(review, new.spec.requester.as_ref(), &object, "spec.requester") {
         return refusal.into();
     }
-    if let Some(refusal) = preset(review, new, &object) {
+    if let Some(refusal) = preset(review, new, &object).or_else(|| opened(review, new, &object)) {
         return refusal.into();
     }
     if let Some(refusal) = idle(review, new, &object) {
@@ -58,7 +63,46 @@ fn create(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade) -> Verdict {
     if let Some(refusal) = busy(snapshot, review, new, &object) {
         return refusal.into();
     }
-    // What the Upgrade will do, its requester could have done by hand: patch every target.
+    may_change(snapshot, review, new, None)
+}
+
+/// Our own controller opens an Upgrade in somebody's name: it is nobody's deputy, so the rights
+/// must be theirs. That one of another name has the workload is for the engine to see: what is
+/// held carries this one's label already.
+fn create_for(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade) -> Verdict {
+    let object = format!("Upgrade {}/{}", review.namespace, name(review, new));
+    if !snapshot.synced() {
+        return not_ready(&format!("{object} cannot be created now")).into();
+    }
+    if let Some(refusal) = preset(review, new, &object).or_else(|| idle(review, new, &object)) {
+        return refusal.into();
+    }
+    match &new.spec.requester {
+        Some(requester) => may_change(snapshot, review, new, Some(requester.clone())),
+        None => Refusal::new(
+            Reason::IdentityMismatch,
+            format!("{object} does not say who asks for it"),
+            "the controller opens Upgrades in the name of a person only, and spec.requester is absent",
+            "a defect of the controller: report it, please",
+        )
+        .run(format!("kubectl upgrade status -n {}", review.namespace))
+        .into(),
+    }
+}
+
+/// What the Upgrade will do, its requester could have done by hand: patch every target.
+fn may_change(
+    snapshot: &Snapshot,
+    review: &Review<'_>,
+    new: &Upgrade,
+    of: Option<Identity>,
+) -> Verdict {
+    let object = format!("Upgrade {}/{}", review.namespace, name(review, new));
+    let Some(view) = snapshot.shared_namespace(&review.namespace) else {
+        return not_ready(&format!("{object} cannot be created now")).into();
+    };
+    let username =
+        of.as_ref().map_or_else(|| review.user.username.to_string(), |i| i.username.clone());
     let patch = |name: Option<String>| Access {
         verb: "patch",
         group: "apps",
@@ -66,18 +110,37 @@ fn create(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade) -> Verdict {
         namespace: review.namespace.to_string(),
         name,
     };
-    let mut names: Vec<_> = targets(new).map(|t| t.name.clone()).collect();
-    names.sort_unstable();
-    names.dedup();
+    let mut workloads: Vec<_> = targets(new).map(|t| (t.kind, t.name.clone())).collect();
+    workloads.sort_unstable();
+    workloads.dedup();
+    let each = workloads.iter().map(|(_, name)| patch(Some(name.clone()))).collect();
+    let labels = if view.governed() {
+        LabelsOf::Named { namespace: review.namespace.to_string(), workloads }
+    } else {
+        LabelsOf::Nothing
+    };
     Question {
         upgrade: None,
-        access: vec![AccessNeed::WholeOrEach {
-            whole: patch(None),
-            each: names.into_iter().map(|n| patch(Some(n))).collect(),
-        }],
-        topic: rights(review, format!("create {object}")),
+        access: vec![AccessNeed::WholeOrEach { whole: patch(None), each }],
+        labels,
+        on_behalf_of: of,
+        topic: Topic::Start(StartTopic { object, username, spec: new.spec.clone(), view }),
     }
     .into()
+}
+
+/// The refusal of an Upgrade that says that mode Hold opened it.
+fn opened(review: &Review<'_>, new: &Upgrade, object: &str) -> Option<Refusal> {
+    if !new.spec.held {
+        return None;
+    }
+    let refusal = Refusal::new(
+        Reason::ControllerOnly,
+        format!("{object} may not be created with spec.held"),
+        "the upgrade controller alone sets it, on Upgrades that it opens for held Deployments",
+        "create it without spec.held; a Deployment that is held gets its Upgrade by itself",
+    );
+    Some(refusal.run(format!("kubectl upgrade status -n {}", review.namespace)))
 }
 
 /// The refusal of an Upgrade that brings its orders along: they are no part of what is approved,
@@ -170,6 +233,8 @@ fn verbs_on(review: &Review<'_>, name: &str, verbs: &[&'static str]) -> Question
     Question {
         upgrade: None,
         access: verbs.iter().copied().map(access).collect(),
+        labels: LabelsOf::Nothing,
+        on_behalf_of: None,
         topic: rights(
             review,
             format!("{} Upgrade {}/{name}", verbs.join(" and "), review.namespace),
@@ -256,6 +321,7 @@ impl Topic {
     pub(super) fn lacks(&self, missing: &[Access]) -> Refusal {
         let (what, username) = match self {
             Self::Rights { what, username } => (what.clone(), username.as_str()),
+            Self::Start(s) => (format!("create {}", s.object), s.username.as_str()),
             Self::Approval(a) => (
                 format!("say {:?} to Upgrade {}/{}", a.decision, a.namespace, a.upgrade),
                 a.approver.username.as_str(),

@@ -1,7 +1,7 @@
 //! What a decision needs of an object that carries images, borrowed from the request's bytes.
 
 use super::snapshot::Labels;
-use crate::api::{IN_FLIGHT_LABEL, LedgerEntry, WorkloadKind};
+use crate::api::{Held, IN_FLIGHT_LABEL, LedgerEntry, WorkloadKind};
 use crate::engine::law;
 use crate::image::same;
 use k8s_openapi::api::apps::v1::DeploymentStrategy;
@@ -18,6 +18,9 @@ pub struct Workload<'a> {
     pub name: Cow<'a, str>,
     /// `metadata.labels`
     pub labels: Labels,
+    /// The CronJob that its controller reference names. Anybody can write one: it says what to
+    /// compare with, and proves nothing.
+    pub cron_job: Option<Cow<'a, str>>,
     /// Labels of its pods.
     pub pod_labels: Labels,
     /// Images of containers, init containers, ephemeral containers and image volumes, in the
@@ -27,6 +30,23 @@ pub struct Workload<'a> {
     pub template: Option<&'a RawValue>,
     /// The fields that the controller guards in flight.
     pub guarded: Guarded,
+    /// The annotation of a held object as it is written; it counts only beside our label.
+    pub held: Option<Cow<'a, str>>,
+    /// What tells one moment of a Deployment from another.
+    pub moment: Moment<'a>,
+}
+
+/// Where a Deployment is in its life and in its rollout.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moment<'a> {
+    /// `metadata.uid`
+    pub uid: Cow<'a, str>,
+    /// `metadata.generation`
+    pub generation: i64,
+    /// `spec.replicas`
+    pub replicas: i64,
+    /// Every pod is of the present template, whether available or not.
+    pub rolled_out: bool,
 }
 
 /// Image of one container.
@@ -66,8 +86,8 @@ pub struct ImageDelta {
 impl<'a> Workload<'a> {
     /// Reads an object; missing and null lists are empty lists.
     pub fn parse(kind: WorkloadKind, raw: &'a RawValue) -> Result<Self, serde_json::Error> {
-        let object: Object<'a> = serde_json::from_str(raw.get())?;
-        let labels = object.metadata.labels.unwrap_or_default();
+        let mut object: Object<'a> = serde_json::from_str(raw.get())?;
+        let labels = object.metadata.labels.take().unwrap_or_default();
         let (template, pod_labels, pod) = if kind == WorkloadKind::Pod {
             (object.spec, labels.clone(), optional::<PodSpec<'a>>(object.spec)?)
         } else {
@@ -77,14 +97,25 @@ impl<'a> Workload<'a> {
             let labels = template.metadata.and_then(|m| m.labels).unwrap_or_default();
             (raw, labels, template.spec)
         };
-        let guarded = match kind {
-            WorkloadKind::Deployment => optional(object.spec)?.unwrap_or_default(),
-            _ => Guarded::default(),
+        let (guarded, moment) = match kind {
+            WorkloadKind::Deployment => {
+                let status = optional(object.status)?.unwrap_or_default();
+                let scale = optional(object.spec)?.unwrap_or_default();
+                let moment = moment(&object.metadata, &scale, &status);
+                (optional(object.spec)?.unwrap_or_default(), moment)
+            }
+            _ => (Guarded::default(), Moment::default()),
         };
+        let owners = object.metadata.owner_references.unwrap_or_default();
+        let cron_job =
+            owners.into_iter().find(|o| o.controller == Some(true) && o.kind == "CronJob");
         Ok(Self {
             kind,
+            held: object.metadata.annotations.and_then(|a| a.held).map(|t| t.0),
+            moment,
             name: object.metadata.name,
             labels,
+            cron_job: cron_job.map(|o| o.name),
             pod_labels,
             images: pod.map(images).unwrap_or_default(),
             template,
@@ -95,6 +126,12 @@ impl<'a> Workload<'a> {
     /// The Upgrade that the object's label names.
     pub fn in_flight(&self) -> Option<&str> {
         self.labels.get(IN_FLIGHT_LABEL).map(String::as_str)
+    }
+
+    /// What mode `Hold` noted of it, where it is held: its new template has not begun.
+    pub fn held(&self) -> Option<Held> {
+        self.in_flight()?;
+        Held::read(self.held.as_deref()?)
     }
 
     /// Whether its images are those of the ledger entry, container by container.
@@ -201,14 +238,30 @@ fn images(pod: PodSpec<'_>) -> Vec<Image<'_>> {
         .map(|c| Image { container: c.name, image: c.image.map_or(Cow::Borrowed(""), |t| t.0) })
         .collect();
     for volume in pod.volumes.unwrap_or_default() {
-        if let Some(image) = volume.image {
-            let reference = image.reference.map_or(Cow::Borrowed(""), |t| t.0);
-            let container = Cow::Owned(crate::api::ledger::volume(&volume.name));
-            all.push(Image { container, image: reference });
-        }
+        let of_driver = volume.csi.and_then(|c| c.volume_attributes).and_then(|a| a.image);
+        let reference = match volume.image {
+            Some(image) => image.reference.or(of_driver).map_or(Cow::Borrowed(""), |t| t.0),
+            None => match of_driver {
+                Some(image) => image.0,
+                None => continue,
+            },
+        };
+        let container = Cow::Owned(crate::api::ledger::volume(&volume.name));
+        all.push(Image { container, image: reference });
     }
     all.sort_unstable();
     all
+}
+
+fn moment<'a>(meta: &Meta<'a>, scale: &Scale, status: &Status) -> Moment<'a> {
+    let replicas = scale.replicas.unwrap_or(1);
+    Moment {
+        uid: meta.uid.clone(),
+        generation: meta.generation,
+        replicas,
+        rolled_out: status.observed_generation >= meta.generation
+            && (status.replicas, status.updated_replicas) == (replicas, replicas),
+    }
 }
 
 /// Text that is borrowed where it has no escapes, also inside an `Option`.
@@ -221,14 +274,56 @@ struct Object<'a> {
     metadata: Meta<'a>,
     #[serde(borrow, default)]
     spec: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    status: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Meta<'a> {
     #[serde(borrow, default)]
     name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    uid: Cow<'a, str>,
+    #[serde(default)]
+    generation: i64,
     #[serde(default)]
     labels: Option<Labels>,
+    #[serde(borrow, default)]
+    annotations: Option<Annotations<'a>>,
+    #[serde(borrow, default)]
+    owner_references: Option<Vec<Owner<'a>>>,
+}
+
+/// Of the annotations only ours is read; [`crate::api::HELD_ANNOTATION`].
+#[derive(Deserialize)]
+struct Annotations<'a> {
+    #[serde(borrow, default, rename = "kubectl-upgrade.dev/held")]
+    held: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Owner<'a> {
+    #[serde(borrow, default)]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+    #[serde(default)]
+    controller: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+struct Scale {
+    #[serde(default)]
+    replicas: Option<i64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    observed_generation: i64,
+    replicas: i64,
+    updated_replicas: i64,
 }
 
 #[derive(Default, Deserialize)]
@@ -293,6 +388,22 @@ struct Volume<'a> {
     name: Cow<'a, str>,
     #[serde(borrow, default)]
     image: Option<ImageVolume<'a>>,
+    #[serde(borrow, default)]
+    csi: Option<CsiVolume<'a>>,
+}
+
+/// A volume of a CSI driver that mounts an image: those that there are name it `image`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CsiVolume<'a> {
+    #[serde(borrow, default)]
+    volume_attributes: Option<CsiAttributes<'a>>,
+}
+
+#[derive(Deserialize)]
+struct CsiAttributes<'a> {
+    #[serde(borrow, default)]
+    image: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]

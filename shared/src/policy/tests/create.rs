@@ -21,6 +21,13 @@ fn creation_is_checked_against_the_ledger() {
         ("another's pods", shop(), DEPLOYMENT, named("fake", "web", "evil:1"), "SelectorTaken"),
         ("another's pods, its images", shop(), DEPLOYMENT, named("twin", "web", "web:v1"), "Allow"),
         (
+            "a ReplicaSet that a Deployment would adopt",
+            shop(),
+            WorkloadKind::ReplicaSet,
+            named("web-1", "web", "web:v1"),
+            "SelectorTaken",
+        ),
+        (
             "a kind that is not governed",
             deployments.clone(),
             WorkloadKind::ReplicaSet,
@@ -53,4 +60,31 @@ fn creation_is_checked_against_the_ledger() {
     );
     let owner = "system:serviceaccount:kube-system:replicaset-controller";
     assert_eq!(outcome(&workload(&s, owner, WorkloadKind::Pod, None, &bare)), "Allow");
+}
+
+#[test]
+fn a_job_runs_what_its_cron_job_was_approved_to_run() {
+    use crate::policy::testing::ledger;
+    let nightly = json!([{"kind": "CronJob", "name": "nightly", "since": "2026-01-01T00:00:00Z",
+        "images": [{"container": "job", "image": "job:1"}]}]);
+    let mut strict = shop_with(json!({"workloads": {"all": true}, "firstInstall": "Upgrade"}));
+    strict.set_ledger(&ledger("shop", &nightly));
+    let mut only = shop_with(json!({"workloads": {"all": true, "kinds": ["CronJob"]}}));
+    only.set_ledger(&ledger("shop", &nightly));
+    let job = |owner: &str, image: &str| {
+        json!({"metadata": {"name": "once", "ownerReferences":
+                [{"kind": "CronJob", "name": owner, "controller": true}]},
+            "spec": {"template": {"spec": {"containers": [{"name": "job", "image": image}]}}}})
+    };
+    let rows = [
+        ("approved, strict", &strict, job("nightly", "job:1"), "Allow"),
+        ("other image, strict", &strict, job("nightly", "job:2"), "LedgerMismatch"),
+        ("an unknown CronJob, strict", &strict, job("daily", "job:1"), "FirstInstall"),
+        ("other image, Jobs not governed", &only, job("nightly", "job:2"), "LedgerMismatch"),
+        ("an unknown CronJob, Jobs not governed", &only, job("daily", "job:2"), "Allow"),
+    ];
+    for (what, s, object, expected) in rows {
+        let verdict = workload(s, "alice", WorkloadKind::Job, None, &object);
+        assert_eq!(outcome(&verdict), expected, "{what}");
+    }
 }

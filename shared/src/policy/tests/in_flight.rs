@@ -15,7 +15,7 @@ fn our_own_image_changes_are_confirmed_by_the_live_upgrade() {
             return "no question".to_owned();
         };
         let live = Live::Found(Box::new(upgrade("shop", "web-v2", phase)));
-        match confirm(&question, &Answers { upgrade: live, access: Vec::new() }) {
+        match confirm(&question, &Answers { upgrade: live, ..Answers::default() }) {
             Ok(()) => "Allow".to_owned(),
             Err(refusal) => refusal.reason.to_string(),
         }
@@ -59,7 +59,7 @@ fn without_a_live_answer_nothing_passes() {
     let verdict = update(&s, US, &web("web:v1", flying), &web("web:v2", held));
     let Verdict::Confirm(question) = verdict else { panic!("no question") };
     let ask = |live| {
-        confirm(&question, &Answers { upgrade: live, access: Vec::new() })
+        confirm(&question, &Answers { upgrade: live, ..Answers::default() })
             .expect_err("refused")
             .reason
             .as_str()
@@ -70,7 +70,20 @@ fn without_a_live_answer_nothing_passes() {
     let mut going = upgrade("shop", "web-v2", "Progressing");
     going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).ok();
     assert_eq!(ask(Live::Found(Box::new(going))), "WrongPhase", "a deleted Upgrade goes back only");
+    let mut aborted = upgrade("shop", "web-v2", "Progressing");
+    aborted.spec.control = serde_json::from_value(json!({"abort": true})).ok();
+    assert_eq!(ask(Live::Found(Box::new(aborted))), "WrongPhase", "an abort counts once asked for");
     let mut other = upgrade("shop", "web-v2", "Progressing");
     other.spec.stages[0].workloads.as_mut().expect("a stage").targets[0].name = "api".into();
     assert_eq!(ask(Live::Found(Box::new(other))), "NotCovered");
+}
+
+#[test]
+fn nothing_goes_from_one_upgrade_to_another() {
+    let other = |o: &mut Value| {
+        held(o);
+        o["metadata"]["labels"]["kubectl-upgrade.dev/upgrade"] = json!("api-v2");
+    };
+    let verdict = update(&shop(), US, &web("web:v1", other), &web("web:v2", held));
+    assert_eq!(outcome(&verdict), "NotCovered");
 }

@@ -3,8 +3,11 @@
 
 mod approvals;
 mod create;
+mod hold;
 mod in_flight;
 mod ledger;
+mod modes;
 mod parsing;
+mod rules;
 mod upgrades;
 mod workloads;

@@ -11,7 +11,8 @@ fn raw(value: &serde_json::Value) -> Box<RawValue> {
 fn pod(extra: &serde_json::Value) -> serde_json::Value {
     let mut spec = json!({"containers": [{"name": "b", "image": "b:1"}],
         "initContainers": [{"name": "a", "image": "a:1"}],
-        "volumes": [{"name": "v", "image": {"reference": "v:1"}}, {"name": "e", "emptyDir": {}}]});
+        "volumes": [{"name": "v", "image": {"reference": "v:1"}}, {"name": "e", "emptyDir": {}},
+            {"name": "w", "csi": {"driver": "d", "volumeAttributes": {"image": "w:1", "a": "b"}}}]});
     for (key, value) in extra.as_object().expect("an object") {
         spec[key] = value.clone();
     }
@@ -30,7 +31,11 @@ fn images_are_found_in_every_kind() {
         let object = raw(&json!({"metadata": {"name": "w", "labels": {"app": "x"}}, "spec": spec}));
         let w = Workload::parse(kind, &object).expect("parses");
         let found: Vec<_> = w.images.iter().map(|i| (&*i.container, &*i.image)).collect();
-        assert_eq!(found, [("a", "a:1"), ("b", "b:1"), ("volume:v", "v:1")], "{kind}");
+        assert_eq!(
+            found,
+            [("a", "a:1"), ("b", "b:1"), ("volume:v", "v:1"), ("volume:w", "w:1")],
+            "{kind}"
+        );
         assert_eq!(w.pod_labels.get("app").map(String::as_str), Some("x"), "{kind}");
         assert!(w.template.is_some(), "{kind}");
     }

@@ -3,7 +3,7 @@ use crate::api::{Identity, Upgrade};
 use crate::policy::review::{Change, Operation, Subject};
 use crate::policy::testing::{US, outcome, review, shop, upgrade};
 use crate::policy::{
-    Access, AccessNeed, Answers, Granted, Live, Snapshot, Verdict, confirm, decide,
+    Access, AccessNeed, Answers, Granted, Labelled, Seen, Snapshot, Verdict, confirm, decide,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -48,7 +48,8 @@ fn creation_names_its_requester_and_needs_the_targets_rights() {
     };
     assert_eq!((whole.verb, whole.resource, &whole.name), ("patch", "deployments", &None));
     assert_eq!(each.iter().map(|a| a.name.as_deref()).collect::<Vec<_>>(), [Some("web")]);
-    let answer = |granted| Answers { upgrade: Live::NotAsked, access: vec![granted] };
+    let seen = || Seen::Found(Labelled::new());
+    let answer = |granted| Answers { access: vec![granted], labels: seen(), ..Answers::default() };
     assert!(confirm(question, &answer(Granted::Yes)).is_ok());
     let refusal = confirm(question, &answer(Granted::No(each.clone()))).expect_err("refused");
     assert_eq!(refusal.reason.as_str(), "AccessDenied");
@@ -58,7 +59,7 @@ fn creation_names_its_requester_and_needs_the_targets_rights() {
         Some("kubectl auth can-i patch deployments.apps/web -n shop")
     );
     assert!(confirm(question, &answer(Granted::Failed("down".into()))).is_err());
-    assert!(confirm(question, &Answers { upgrade: Live::NotAsked, access: vec![] }).is_err());
+    assert!(confirm(question, &Answers { labels: seen(), ..Answers::default() }).is_err());
 
     let outcome_of =
         |s: &Snapshot, u: &Upgrade| outcome(&ask(s, "alice", Operation::Create, None, Some(u)));
@@ -86,7 +87,22 @@ fn creation_names_its_requester_and_needs_the_targets_rights() {
     }
     s.set_synced(false);
     assert_eq!(outcome_of(&s, &new), "NotReady");
-    assert_eq!(outcome(&ask(&s, US, Operation::Create, None, Some(&new))), "Allow");
+    assert_eq!(outcome(&ask(&s, US, Operation::Create, None, Some(&new))), "NotReady");
+}
+
+#[test]
+fn our_own_controller_opens_upgrades_only_in_the_name_of_somebody_who_could() {
+    let s = shop();
+    let mut new = upgrade("shop", "web-1", "Pending");
+    new.spec.held = true;
+    let Verdict::Confirm(question) = ask(&s, US, Operation::Create, None, Some(&new)) else {
+        panic!("no question");
+    };
+    let name = question.on_behalf_of.as_ref().map(|i| i.username.as_str());
+    assert_eq!((name, question.access.len()), (Some("alice"), 1));
+    assert_eq!(outcome(&ask(&s, "alice", Operation::Create, None, Some(&new))), "ControllerOnly");
+    new.spec.requester = None;
+    assert_eq!(outcome(&ask(&s, US, Operation::Create, None, Some(&new))), "IdentityMismatch");
 }
 
 #[test]
