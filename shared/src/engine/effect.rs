@@ -18,6 +18,8 @@ pub enum Effect {
         name: String,
         /// `metadata.uid` of the workload that carries the marks; a namesake's are not ours.
         uid: String,
+        /// It stays held: only our `managedFields` entry goes.
+        held: bool,
     },
     /// Note what a workload is approved to run now.
     Record {
@@ -28,6 +30,11 @@ pub enum Effect {
     },
     /// Tell people.
     Event(Event),
+    /// Tell these receivers that the Upgrade is going to start.
+    Announce {
+        /// Names of their Secrets.
+        receivers: Vec<String>,
+    },
     /// Put our finalizer on the Upgrade, so that deleting it puts everything back first.
     Hold,
     /// Take our finalizer off the Upgrade.
@@ -68,6 +75,9 @@ pub struct WorkloadPatch {
     pub resource_version: String,
     /// RFC 6902 operations; the first tests the resource version.
     pub operations: Vec<Value>,
+    /// The ReplicaSet whose pod template is written, before the operations; it is read then, for
+    /// no cache of ours keeps whole templates.
+    pub template: Option<String>,
     /// What it does, for logs and events.
     pub why: String,
 }
@@ -77,6 +87,8 @@ pub struct WorkloadPatch {
 pub struct Write {
     /// Images by JSON pointer of the container.
     pub images: Vec<(String, String)>,
+    /// The ReplicaSet whose whole pod template is written instead.
+    pub template: Option<String>,
     /// `spec.paused`
     pub paused: Option<bool>,
     /// `spec.strategy.rollingUpdate.maxSurge`
@@ -92,11 +104,16 @@ pub struct Write {
 }
 
 impl Write {
+    /// Nothing would change.
+    pub fn is_empty(&self) -> bool {
+        self.template.is_none() && self.operations().is_empty()
+    }
+
     /// The operations that make these changes, without the test of the resource version.
     pub fn operations(&self) -> Vec<Value> {
-        let mut ops: Vec<Value> = self
-            .images
-            .iter()
+        // The template of a ReplicaSet comes whole, with its images.
+        let images = self.images.iter().filter(|_| self.template.is_none());
+        let mut ops: Vec<Value> = images
             .map(|(pointer, image)| set(&format!("{pointer}/image"), &json!(image)))
             .collect();
         let rolling = "/spec/strategy/rollingUpdate";

@@ -1,13 +1,13 @@
 //! What must hold before anything is written: the plan fits what runs, nobody else is on it, and
-//! the people that the policy asks for have agreed.
+//! every gate is open. Gates are looked at again before each stage and each step.
 
+use super::checkpoint::Checkpoint;
 use super::deployment::{Side, side};
 use super::effect::Effect;
 use super::observed::Workload;
 use super::plan::PlanTarget;
 use super::{Walk, plan_error};
-use crate::api::approval::Decision;
-use crate::api::status::{ApprovalCount, Phase};
+use crate::api::status::{Gate, NoticeStatus, Phase};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
@@ -26,29 +26,29 @@ impl Walk<'_> {
             self.status.message = "waits for a workload that is not there yet".to_owned();
             return;
         }
+        if let Some((phase, why)) = self.no_longer_held() {
+            return self.end(phase, why);
+        }
         if let Some(why) = self.unfit() {
             return self.end(Phase::Failed, why);
         }
-        if let Some(rival) = &self.observed.rival {
+        // What is held carries our label, and that counts more than who came first.
+        if let Some(rival) = self.observed.rival.as_ref().filter(|_| !self.plan.held) {
             let why = format!(
                 "{} is in Upgrade {} already; wait for it or abort it: `kubectl upgrade abort {}`",
                 rival.workload, rival.name, rival.name
             );
             return self.end(Phase::Failed, why);
         }
-        let count = self.count_approvals();
-        let missing = count.required - i32::try_from(count.approved_by.len()).unwrap_or(i32::MAX);
-        let rejected = count.rejected_by.clone();
-        self.status.approvals = Some(count);
-        if let Some(who) = rejected {
+        if let Some(who) = self.rejected_by() {
             return self.end(Phase::Rejected, format!("rejected by {who}"));
         }
-        if missing > 0 {
-            self.status.phase = Phase::AwaitingApproval;
-            self.status.message = format!(
-                "needs {missing} more approval(s) by somebody other than the requester: `kubectl upgrade approve {}`",
-                self.plan.name
-            );
+        self.announce();
+        let shut = self.look(Checkpoint::START);
+        if let Some(shut) = shut {
+            let approval = shut.gate == Gate::Approval;
+            self.status.phase = if approval { Phase::AwaitingApproval } else { Phase::Pending };
+            self.status.message = shut.message;
             return;
         }
         if self.plan.paused {
@@ -70,9 +70,39 @@ impl Walk<'_> {
     pub(crate) fn end(&mut self, phase: Phase, message: String) {
         self.status.phase = phase;
         self.status.message = message;
+        self.status.gates.clear();
         self.status.completion_time = Some(Time(self.now));
         if self.observed.held {
             self.effects.push(Effect::LetGo);
+        }
+    }
+
+    /// Tells who is to be told, once for each plan; the time runs when everybody was.
+    fn announce(&mut self) {
+        let Some(wanted) = &self.observed.governance.notice else {
+            self.status.notice = None;
+            return;
+        };
+        let known = self.status.notice.take().filter(|n| n.plan_hash == self.plan.hash);
+        let first = known.is_none();
+        let mut notice = known.unwrap_or_else(|| NoticeStatus {
+            plan_hash: self.plan.hash.clone(),
+            since: None,
+            told: Vec::new(),
+        });
+        let news = wanted.told.iter().filter(|t| !notice.told.contains(t)).cloned();
+        let news: Vec<_> = news.collect();
+        notice.told.extend(news);
+        let missing: Vec<_> =
+            wanted.receivers.iter().filter(|r| !notice.told.contains(r)).cloned().collect();
+        if !missing.is_empty() {
+            self.effects.push(Effect::Announce { receivers: missing });
+        } else if notice.since.is_none() {
+            notice.since = Some(MicroTime(self.now));
+        }
+        self.status.notice = Some(notice);
+        if first {
+            self.event(false, "Announced", format!("it is going to start: {}", wanted.why));
         }
     }
 
@@ -88,35 +118,6 @@ impl Walk<'_> {
     fn unfit(&self) -> Option<String> {
         let seen = self.observed.workloads.iter().flatten();
         self.plan.targets().zip(seen).find_map(|((_, t), w)| unfit_target(t, w.as_ref()))
-    }
-
-    /// Approvals that count: of this plan, by different people, none of them the requester.
-    fn count_approvals(&self) -> ApprovalCount {
-        let requester = self.plan.requester.as_ref().map(|r| r.username.as_str());
-        let mut count = ApprovalCount {
-            required: self.observed.required_approvals,
-            ..ApprovalCount::default()
-        };
-        let mut approvals: Vec<_> = self.observed.approvals.iter().collect();
-        approvals.sort_by_key(|a| {
-            a.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |t| t.0)
-        });
-        for approval in approvals {
-            let spec = &approval.spec;
-            let Some(who) = spec.approver.as_ref().map(|a| a.username.clone()) else {
-                continue;
-            };
-            if spec.plan_hash != self.plan.hash {
-                continue;
-            }
-            match spec.decision {
-                Decision::Rejected => count.rejected_by = count.rejected_by.or(Some(who)),
-                Decision::Approved if Some(who.as_str()) == requester => {}
-                Decision::Approved if count.approved_by.contains(&who) => {}
-                Decision::Approved => count.approved_by.push(who),
-            }
-        }
-        count
     }
 }
 

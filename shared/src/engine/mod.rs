@@ -9,18 +9,23 @@
 //! | [`plan`] | the spec, read once |
 //! | [`observed`] | what runs |
 //! | [`gates`] | what must hold before anything is written |
+//! | [`governance`], `checkpoint` | what others ask for, and where on the walk it is looked at |
 //! | [`stages`] | one file a stage kind |
 //! | [`deployment`] | from where a Deployment is to where it should be |
 //! | [`law`] | the arithmetic of surge and unavailable |
 //! | [`health`] | what counts as failure |
 //! | [`rollback`] | the way back |
+//! | `hold` | Upgrades that mode `Hold` opened |
 //! | [`effect`] | what the controller is asked to do |
 
+mod checkpoint;
 pub mod conditions;
 pub mod deployment;
 pub mod effect;
 pub mod gates;
+pub mod governance;
 pub mod health;
+mod hold;
 pub mod law;
 pub mod observed;
 pub mod plan;
@@ -106,6 +111,9 @@ impl Walk<'_> {
     }
 
     fn advance(&mut self) {
+        if let Some((phase, why)) = self.held_meanwhile() {
+            return self.end(phase, why);
+        }
         if self.plan.abort {
             self.begin_rollback("aborted".to_owned());
             return self.roll_back();
@@ -114,6 +122,13 @@ impl Walk<'_> {
             return self.hold_still();
         }
         self.resume();
+        if let Some(who) = self.rejected_by() {
+            self.begin_rollback(format!("rejected by {who}"));
+            return self.roll_back();
+        }
+        if self.overrun() {
+            return;
+        }
         if let Some(why) = self.timed_out() {
             return self.fail(why);
         }
@@ -173,7 +188,10 @@ impl Walk<'_> {
 
     fn timed_out(&mut self) -> Option<String> {
         let (timeout, start) = (self.plan.timeout?, self.status.start_time.as_ref()?.0);
-        if self.status.pause_start_time.is_some() {
+        if self.status.pause_start_time.is_some()
+            || self.status.waiting_since.is_some()
+            || self.status.window_shut_since.is_some()
+        {
             return None;
         }
         let paused = SignedDuration::from_secs(self.status.paused_seconds);
@@ -188,6 +206,7 @@ impl Walk<'_> {
     fn complete(&mut self) {
         self.status.phase = Phase::Completed;
         self.status.message = "every workload runs the new images".to_owned();
+        self.status.gates.clear();
         self.status.current_version.clone_from(&self.plan.to);
         self.status.completion_time = Some(Time(self.now));
         self.status.canary_weight = 100;
@@ -228,6 +247,7 @@ impl Walk<'_> {
         if self.plan.retry > self.status.attempt && !self.plan.abort {
             let fresh = UpgradeStatus {
                 attempt: self.plan.retry,
+                used_approvals: self.spent_approvals(),
                 conditions: std::mem::take(&mut self.status.conditions),
                 ..UpgradeStatus::default()
             };
@@ -264,7 +284,9 @@ impl Walk<'_> {
                 if status.message.is_empty() { phase.to_string() } else { status.message.clone() };
             self.effects.insert(0, Effect::Event(Event { warning, reason: phase.as_str(), note }));
         }
-        if let Some(at) = next {
+        // What is looked at now and then is nothing to announce.
+        let again = self.observed.look_again.filter(|_| !phase.is_terminal());
+        if let Some(at) = [next, again].into_iter().flatten().min() {
             self.effects.push(Effect::RequeueAt(at));
         }
         Outcome { status: self.status, effects: self.effects }

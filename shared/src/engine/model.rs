@@ -28,6 +28,10 @@ pub struct Native {
     pub fields: Originals,
     pub paused: bool,
     pub label: Option<String>,
+    /// Mode Hold's annotation.
+    pub held: bool,
+    /// We own fields.
+    pub owned: bool,
     /// (image, wanted, minReadySeconds)
     pub sets: Vec<(String, i32, i32)>,
     pub behaviour: Behaviour,
@@ -45,6 +49,7 @@ pub const NEW: &str = "web:v2";
 impl Native {
     pub fn new(n: i32, surge: &str, unavailable: &str) -> Self {
         let fields = Originals {
+            paused: false,
             strategy: Some("RollingUpdate".to_owned()),
             max_surge: Some(knob(surge)),
             max_unavailable: Some(knob(unavailable)),
@@ -57,6 +62,8 @@ impl Native {
             fields,
             paused: false,
             label: None,
+            held: false,
+            owned: false,
             sets: vec![(OLD.to_owned(), n, 0)],
             behaviour: Behaviour::Ready,
             version: 1,
@@ -65,6 +72,13 @@ impl Native {
             least: n,
             most: n,
         }
+    }
+
+    /// Somebody's new template, as admission takes it under mode Hold.
+    pub fn hold(&mut self) {
+        self.version += 1;
+        NEW.clone_into(&mut self.image);
+        (self.paused, self.held, self.label) = (true, true, Some("up".to_owned()));
     }
 
     fn ready(&self, image: &str, wanted: i32) -> i32 {
@@ -200,8 +214,11 @@ impl Native {
         for effect in effects {
             match effect {
                 Effect::Patch(patch) => self.patch(patch),
-                Effect::Release { .. } => {
-                    self.label = None;
+                Effect::Release { held, .. } => {
+                    if !held {
+                        self.label = None;
+                    }
+                    self.owned = false;
                     self.version += 1;
                     self.releases += 1;
                 }
@@ -214,6 +231,11 @@ impl Native {
         assert_eq!(patch.resource_version, self.version.to_string(), "written on a stale version");
         self.version += 1;
         self.spec_writes += 1;
+        self.owned = true;
+        if let Some(name) = &patch.template {
+            let set = self.sets.iter().find(|s| s.0.replace(':', "-") == *name);
+            self.image = set.expect("the ReplicaSet is there").0.clone();
+        }
         for op in &patch.operations {
             let (pointer, value) = (op["path"].as_str().expect("path"), &op["value"]);
             let number = || i32::try_from(value.as_i64().expect("a number")).expect("in range");
@@ -233,6 +255,7 @@ impl Native {
                 "/spec/template/spec/containers/0/image" => {
                     value.as_str().expect("an image").clone_into(&mut self.image);
                 }
+                "/metadata/annotations/kubectl-upgrade.dev~1held" => self.held = op["op"] == "add",
                 "/metadata/labels" | "/metadata/labels/kubectl-upgrade.dev~1upgrade" => {
                     self.label = Some("up".to_owned());
                 }
@@ -273,6 +296,9 @@ impl Native {
             uid: "uid".to_owned(),
             resource_version: self.version.to_string(),
             label: self.label.clone(),
+            hold: self.held.then(crate::api::Held::default),
+            stamped: self.held,
+            owned: self.owned,
             has_labels: true,
             observed: true,
             replicas: self.n,

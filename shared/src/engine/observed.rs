@@ -1,13 +1,15 @@
 //! What runs: the parts of a Deployment, its ReplicaSets and its pods that the engine reasons on.
 
 use crate::api::status::Originals;
-use crate::api::{IN_FLIGHT_LABEL, UpgradeApproval};
+use crate::api::{FIELD_MANAGER, HELD_ANNOTATION, Held, IN_FLIGHT_LABEL, UpgradeApproval};
 use crate::engine::effect::Write;
+use crate::engine::governance::Governance;
 use crate::engine::law;
 use crate::image;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// Everything a decision about one Upgrade is made on.
@@ -23,10 +25,12 @@ pub struct Observed {
     pub held: bool,
     /// Approvals and rejections that name this Upgrade.
     pub approvals: Vec<UpgradeApproval>,
-    /// How many approvals the policies ask for; 0 where no policy governs any target.
-    pub required_approvals: i32,
+    /// What policies, windows and matrices ask for.
+    pub governance: Governance,
     /// The workloads, in the order of the plan: stage by stage, target by target.
     pub workloads: Vec<Vec<Option<Workload>>>,
+    /// When to look again at what no watch tells of.
+    pub look_again: Option<Timestamp>,
     /// Another Upgrade, older and not ended, that names one of the workloads.
     pub rival: Option<Rival>,
 }
@@ -50,6 +54,12 @@ pub struct Workload {
     pub resource_version: String,
     /// The Upgrade named by our label.
     pub label: Option<String>,
+    /// What mode `Hold` noted of it: beside our label it says that its new template has not begun.
+    pub hold: Option<Held>,
+    /// Our annotation is on it, whatever it says.
+    pub stamped: bool,
+    /// We own fields of it: an entry of `metadata.managedFields` is ours.
+    pub owned: bool,
     /// Whether it has any labels at all.
     pub has_labels: bool,
     /// The Deployment controller has seen the spec as it is.
@@ -147,8 +157,12 @@ impl Workload {
             .collect();
         let pods = pods.iter().filter_map(|p| PodState::new(p, &replica_sets)).collect();
         let label = meta.labels.as_ref().and_then(|l| l.get(IN_FLIGHT_LABEL)).cloned();
+        let stamp = meta.annotations.as_ref().and_then(|a| a.get(HELD_ANNOTATION));
         Self {
             uid,
+            hold: stamp.filter(|_| label.is_some()).and_then(|text| Held::read(text)),
+            stamped: stamp.is_some(),
+            owned: meta.managed_fields.iter().flatten().any(is_ours),
             resource_version: meta.resource_version.clone().unwrap_or_default(),
             label,
             has_labels: meta.labels.is_some(),
@@ -186,6 +200,11 @@ impl Workload {
         let wanted: i32 = self.replica_sets.iter().map(|s| s.replicas).sum();
         let made: i32 = self.replica_sets.iter().map(|s| s.status_replicas).sum();
         self.observed && wanted == made && made == self.status_replicas
+    }
+
+    /// The ReplicaSet that serves while the Deployment is held: of those with pods the largest.
+    pub fn serving(&self) -> Option<&Set> {
+        self.replica_sets.iter().filter(|s| s.replicas > 0).max_by_key(|s| s.replicas)
     }
 
     /// The container of that name.
@@ -306,6 +325,10 @@ fn trouble(status: &ContainerStatus) -> Option<Trouble> {
     })
 }
 
+fn is_ours(entry: &ManagedFieldsEntry) -> bool {
+    entry.manager.as_deref() == Some(FIELD_MANAGER)
+}
+
 fn controlled_by(
     owners: Option<&[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference]>,
     uid: &str,
@@ -338,6 +361,8 @@ fn originals(spec: &k8s_openapi::api::apps::v1::DeploymentSpec) -> Originals {
     let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
     let own = |v: Option<&IntOrString>| v.cloned();
     Originals {
+        // What is paused is started on only where it is held, and then the stamp says it.
+        paused: false,
         strategy: strategy.and_then(|s| s.type_.clone()),
         max_surge: own(rolling.and_then(|r| r.max_surge.as_ref())),
         max_unavailable: own(rolling.and_then(|r| r.max_unavailable.as_ref())),

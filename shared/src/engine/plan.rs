@@ -1,14 +1,15 @@
 //! An Upgrade's spec, read once into types that cannot be wrong.
 
 use crate::api::status::Phase;
-use crate::api::upgrade::{CanaryStep, ImageChange, Stage, Strategy};
+use crate::api::upgrade::{CanaryStep, ImageChange, Stage, Strategy, WindowOverrun};
 use crate::api::{Upgrade, WorkloadKind};
 use crate::plan::plan_hash;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
 /// A valid Upgrade.
+#[expect(clippy::struct_excessive_bools, reason = "they are what the spec says, not modes")]
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Name of the Upgrade.
@@ -21,6 +22,8 @@ pub struct Plan {
     pub rollback_on_failure: bool,
     /// Longest time from the first write to the end, pauses left out.
     pub timeout: Option<SignedDuration>,
+    /// Mode `Hold` opened it.
+    pub held: bool,
     /// `spec.paused`
     pub paused: bool,
     /// `spec.control.abort`
@@ -35,6 +38,10 @@ pub struct Plan {
     pub to: Option<String>,
     /// `spec.requester`
     pub requester: Option<crate::api::Identity>,
+    /// `spec.windowOverrun`
+    pub overrun: WindowOverrun,
+    /// `spec.notBefore`
+    pub not_before: Option<Timestamp>,
 }
 
 /// A stage of kind `workloads`.
@@ -46,6 +53,8 @@ pub struct PlanStage {
     pub canary: bool,
     /// Some weight is under 100: the template comes with the inflation.
     pub parts: bool,
+    /// Mode `Hold` opened it: more of the template than its images may have changed.
+    pub held: bool,
     /// Steps; the last weight is 100.
     pub steps: Vec<Step>,
     /// Hash of the steps, so that an index is never read against others.
@@ -111,8 +120,12 @@ impl Plan {
         let spec = &upgrade.spec;
         let namespace = upgrade.namespace().unwrap_or_default();
         let name = upgrade.name_any();
-        let stages =
-            spec.stages.iter().enumerate().map(|(i, s)| stage(i, s)).collect::<Result<_, _>>()?;
+        let stages = spec
+            .stages
+            .iter()
+            .enumerate()
+            .map(|(i, s)| stage(i, s, spec.held))
+            .collect::<Result<_, _>>()?;
         let auto = spec.auto_rollback.clone().unwrap_or_default();
         let timeout = auto
             .on_timeout
@@ -125,6 +138,7 @@ impl Plan {
             stages,
             rollback_on_failure: auto.on_failure.health_check_failure,
             timeout,
+            held: spec.held,
             paused: spec.paused,
             abort: control.abort,
             promote: control.promote,
@@ -132,6 +146,8 @@ impl Plan {
             from: spec.from.clone(),
             to: spec.to.clone(),
             requester: spec.requester.clone(),
+            overrun: spec.window_overrun.unwrap_or_default(),
+            not_before: spec.not_before.as_ref().map(|t| t.0),
         })
     }
 
@@ -141,7 +157,7 @@ impl Plan {
     }
 }
 
-fn stage(index: usize, stage: &Stage) -> Result<PlanStage, PlanError> {
+fn stage(index: usize, stage: &Stage, held: bool) -> Result<PlanStage, PlanError> {
     let workloads = stage.workloads.as_ref().ok_or(PlanError::UnknownStage(index))?;
     let (canary, steps) = match &workloads.strategy {
         Strategy { rolling: Some(_), canary: None } => (false, vec![Step::Weight(100)]),
@@ -161,7 +177,7 @@ fn stage(index: usize, stage: &Stage) -> Result<PlanStage, PlanError> {
     let digest = Sha256::digest(format!("{steps:?}").as_bytes());
     let step_hash = crate::plan::hash::hex(digest.iter().take(5));
     let parts = steps.iter().any(|s| matches!(s, Step::Weight(w) if *w < 100));
-    Ok(PlanStage { name: stage.name.clone(), canary, parts, steps, step_hash, targets })
+    Ok(PlanStage { name: stage.name.clone(), canary, parts, held, steps, step_hash, targets })
 }
 
 /// After the last step a canary is at 100, whether the list says so or not.
@@ -195,7 +211,7 @@ fn steps(stage: usize, list: &[CanaryStep]) -> Result<Vec<Step>, PlanError> {
     Ok(steps)
 }
 
-fn duration(field: &'static str, text: &str) -> Result<SignedDuration, PlanError> {
+pub(crate) fn duration(field: &'static str, text: &str) -> Result<SignedDuration, PlanError> {
     let wrong = || PlanError::Duration(field, text.to_owned());
     let parsed: kube::core::Duration = text.parse().map_err(|_| wrong())?;
     let positive = !parsed.is_negative();

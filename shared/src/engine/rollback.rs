@@ -14,6 +14,9 @@ impl Walk<'_> {
         self.status.phase = Phase::RollingBack;
         self.status.pause_start_time = None;
         self.status.held_since = None;
+        self.status.waiting_since = None;
+        self.status.window_shut_since = None;
+        self.status.gates.clear();
         self.status.rollback_reason = Some(why);
         let touched = self.status.stages.iter_mut().flat_map(|s| &mut s.targets);
         for target in touched.filter(|t| t.originals.is_some()) {
@@ -71,6 +74,10 @@ impl Walk<'_> {
             self.set_target(stage, index, status);
             return true;
         };
+        if let Some(done) = self.held_again(workload, &mut status) {
+            self.set_target(stage, index, status);
+            return done;
+        }
         let Some(plan) = self.plan.stages.get(stage) else { return true };
         let before = status.clone();
         let driver = Driver::new(target, workload, &originals, &before, plan, self.now);
@@ -80,6 +87,7 @@ impl Walk<'_> {
         match driver.back() {
             Move::Write(write) => self.patch(target, workload, write),
             Move::Wait(what) | Move::Broken(what) => status.message = what,
+            Move::Reached if self.hold_again(&driver, target, workload, originals.paused) => {}
             Move::Reached if workload.label.is_some() => self.release(target, workload),
             Move::Reached => status.phase = TargetPhase::RolledBack,
         }

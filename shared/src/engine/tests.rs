@@ -11,6 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+mod hold;
+
 /// An Upgrade, the Deployment under the model, and a clock.
 struct Bench {
     plan: Plan,

@@ -4,10 +4,12 @@ use super::hash::plan_hash;
 use super::risks::{Notice, notices};
 use crate::api::WorkloadKind;
 use crate::api::upgrade::{
-    AutoRollback, ImageChange, Stage, Strategy, UpgradeSpec, WorkloadTarget, WorkloadsStage,
+    AutoRollback, ImageChange, Stage, Strategy, UpgradeSpec, WindowOverrun, WorkloadTarget,
+    WorkloadsStage,
 };
 use crate::image::Image;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -26,6 +28,10 @@ pub struct Request {
     pub strategy: Strategy,
     /// When it is taken back by itself.
     pub auto_rollback: Option<AutoRollback>,
+    /// When it may start at the earliest.
+    pub not_before: Option<Time>,
+    /// What becomes of it when its window shuts under way.
+    pub window_overrun: Option<WindowOverrun>,
     /// What is to change.
     pub workloads: Vec<Workload>,
 }
@@ -149,6 +155,8 @@ pub fn plan(mut request: Request) -> Plan {
             }),
         }],
         auto_rollback: request.auto_rollback.clone(),
+        not_before: request.not_before.clone(),
+        window_overrun: request.window_overrun,
         ..UpgradeSpec::default()
     };
     let plan_hash = plan_hash(&request.namespace, &name, &spec);

@@ -26,6 +26,8 @@ fn request(strategy: serde_json::Value, workloads: Vec<Workload>) -> Request {
         name: None,
         strategy: serde_json::from_value(strategy).expect("a strategy"),
         auto_rollback: None,
+        not_before: None,
+        window_overrun: None,
         workloads,
     }
 }

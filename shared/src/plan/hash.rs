@@ -1,7 +1,8 @@
 //! The hash that an approval is bound to.
 
 use crate::api::UpgradeSpec;
-use crate::api::upgrade::{AutoRollback, Stage};
+use crate::api::upgrade::{AutoRollback, Stage, WindowOverrun};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
@@ -17,6 +18,10 @@ struct Content<'a> {
     to: &'a Option<String>,
     stages: &'a [Stage],
     auto_rollback: &'a Option<AutoRollback>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window_overrun: &'a Option<WindowOverrun>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: &'a Option<Time>,
 }
 
 /// The plan hash of an Upgrade: `sha256:` and 64 hexadecimal digits.
@@ -32,6 +37,8 @@ pub fn plan_hash(namespace: &str, name: &str, spec: &UpgradeSpec) -> String {
         to: &spec.to,
         stages: &spec.stages,
         auto_rollback: &spec.auto_rollback,
+        window_overrun: &spec.window_overrun,
+        not_before: &spec.not_before,
     };
     // Strings, numbers and lists under string keys always serialize; were that ever to change, an
     // empty hash covers nothing, for no approval can name it.

@@ -10,17 +10,23 @@ impl Driver<'_> {
     pub fn back(&self) -> Move {
         let next = match side(self.target, self.now) {
             Side::Canary => Move::Write(self.abort()),
-            Side::Stable if self.now.inflated() || self.now.paused => Move::Write(self.abort()),
+            Side::Stable if self.now.inflated() || self.is_stopped() => Move::Write(self.abort()),
             Side::Stable => self.settle_back(),
             Side::Other => self.restore(),
         };
         self.without_noise(next)
     }
 
+    /// Paused, and not only because its owner wants it so.
+    fn is_stopped(&self) -> bool {
+        self.now.paused && (!self.originals.paused || self.counts().canary > 0)
+    }
+
     /// The guarded fields as their owner wrote them.
     pub fn restore(&self) -> Move {
         let why = "put the guarded fields back".to_owned();
-        self.without_noise(Move::Write(Write { why, ..self.own_fields() }))
+        let paused = Some(self.originals.paused);
+        self.without_noise(Move::Write(Write { paused, why, ..self.own_fields() }))
     }
 
     /// Stands still where it is.

@@ -12,6 +12,7 @@ impl Driver<'_> {
         let (s, u) = self.knobs(n - canary, n - k);
         Write {
             images: self.images(Side::Stable),
+            template: self.template(Side::Stable),
             paused: Some(false),
             why: format!("canary of {canary} pods is over its weight: give back to {k}"),
             ..inflated(s, u)
@@ -50,6 +51,7 @@ impl Driver<'_> {
         }
         Move::Write(Write {
             images: self.images(Side::Canary),
+            template: self.template(Side::Canary),
             paused: Some(rest),
             why: format!("forward again at {} canary pods", c.canary),
             ..inflated(0, law::unavailable_percent(c.canary, n))

@@ -5,6 +5,7 @@
 //! [`super::law`].
 
 mod back;
+mod held;
 mod lower;
 
 use super::effect::Write;
@@ -54,6 +55,8 @@ pub struct Driver<'a> {
     canary: bool,
     /// Some weight is under 100: the template is never written without the inflation.
     parts: bool,
+    /// Mode `Hold` opened it: templates are written whole.
+    whole: bool,
     clock: Timestamp,
 }
 
@@ -103,6 +106,8 @@ impl<'a> Driver<'a> {
         let stable = match (&status.stable_replica_set, &status.originals) {
             (Some(name), _) => Some(name.as_str()),
             (None, Some(_)) => None,
+            // Held, the latest may be the new one's, left over from an attempt.
+            (None, None) if now.hold.is_some() => now.serving().map(|s| s.name.as_str()),
             (None, None) => latest().map(|s| s.name.as_str()),
         };
         Self {
@@ -113,6 +118,7 @@ impl<'a> Driver<'a> {
             known_canary: status.canary_replica_set.as_deref(),
             canary: stage.canary && !now.recreate,
             parts: stage.parts,
+            whole: stage.held,
             clock,
         }
     }
@@ -174,6 +180,7 @@ impl<'a> Driver<'a> {
             return Move::Wait("the Deployment controller has not seen the last write".to_owned());
         }
         let next = match (weight >= 100, self.canary) {
+            (_, true) | (true, false) if self.now.hold.is_some() => self.begin(weight),
             (true, _) => self.full(),
             (false, true) => self.part(weight, rest),
             // Recreate replaces everything at once: nothing happens before the last weight.
@@ -278,6 +285,7 @@ impl<'a> Driver<'a> {
         let next = n.min(law::share_up(s, n) + law::share_down(u, n));
         Write {
             images: self.images(Side::Canary),
+            template: self.template(Side::Canary),
             paused: Some(false),
             why: format!("canary from {canary} to {next} of {n} pods"),
             ..inflated(s, u)
@@ -320,7 +328,7 @@ impl<'a> Driver<'a> {
             return Move::Write(self.raise(0, self.now.replicas));
         }
         let write = self.now.missing(self.promote());
-        if !write.operations().is_empty() {
+        if !write.is_empty() {
             return Move::Write(write);
         }
         if self.now.complete() {
@@ -350,6 +358,7 @@ impl<'a> Driver<'a> {
         let fields = if self.canary { self.own_fields() } else { Write::default() };
         Write {
             images: self.images(to),
+            template: self.template(to),
             paused: Some(false),
             max_unavailable: unavailable.filter(|_| self.canary),
             why: why.to_owned(),
@@ -437,7 +446,7 @@ impl<'a> Driver<'a> {
         match next {
             Move::Write(write) => {
                 let write = self.now.missing(write);
-                if write.operations().is_empty() { Move::Reached } else { Move::Write(write) }
+                if write.is_empty() { Move::Reached } else { Move::Write(write) }
             }
             other => other,
         }

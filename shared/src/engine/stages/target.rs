@@ -1,8 +1,8 @@
 //! One target of a `workloads` stage: a round of its own, and the book-keeping around it.
 
 use super::workloads::Round;
-use crate::api::status::{TargetPhase, TargetStatus};
-use crate::api::{IN_FLIGHT_LABEL, WorkloadKind};
+use crate::api::status::{Originals, TargetPhase, TargetStatus};
+use crate::api::{HELD_ANNOTATION, Held, IN_FLIGHT_LABEL, WorkloadKind};
 use crate::engine::deployment::{Driver, Move, Side, side};
 use crate::engine::effect::{Effect, WorkloadPatch, Write, set};
 use crate::engine::observed::Workload;
@@ -95,7 +95,11 @@ impl<'a> Walk<'a> {
         plan: &PlanStage,
         to: Position,
     ) -> Round {
-        let originals = status.originals.clone().unwrap_or_else(|| workload.fields.clone());
+        let own = || {
+            let paused = workload.hold.as_ref().is_some_and(|h| h.paused);
+            Originals { paused, ..workload.fields.clone() }
+        };
+        let originals = status.originals.clone().unwrap_or_else(own);
         let before = status.clone();
         let driver = Driver::new(target, workload, &originals, &before, plan, self.now);
         status.requested_weight = to.weight;
@@ -162,7 +166,8 @@ impl<'a> Walk<'a> {
         self.note_counts(&driver, workload, &mut status);
         status.phase = TargetPhase::Restoring;
         status.message.clear();
-        let restore = if plan.canary { driver.restore() } else { Move::Reached };
+        let restore =
+            if plan.canary || originals.paused { driver.restore() } else { Move::Reached };
         match restore {
             Move::Write(write) => self.patch(target, workload, write),
             _ if workload.label.is_some() => {
@@ -221,6 +226,18 @@ impl<'a> Walk<'a> {
 
     /// A write to a workload's spec; the in-flight label goes with it wherever it is missing.
     pub(crate) fn patch(&mut self, target: &PlanTarget, workload: &Workload, write: Write) {
+        self.patch_and_stamp(target, workload, write, None);
+    }
+
+    /// The same, and with a stamp it is held from then on; without one it is not, whatever it
+    /// carried before.
+    pub(crate) fn patch_and_stamp(
+        &mut self,
+        target: &PlanTarget,
+        workload: &Workload,
+        write: Write,
+        held: Option<&Held>,
+    ) {
         let version = &workload.resource_version;
         let mut operations =
             vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})];
@@ -232,6 +249,13 @@ impl<'a> Walk<'a> {
                 set("/metadata/labels", &json!({ IN_FLIGHT_LABEL: self.plan.name }))
             });
         }
+        let stamp = format!("/metadata/annotations/{}", HELD_ANNOTATION.replace('/', "~1"));
+        match held {
+            // The Deployment controller writes annotations of its own: the map is there.
+            Some(held) => operations.push(set(&stamp, &json!(held.text()))),
+            None if workload.stamped => operations.push(json!({"op": "remove", "path": stamp})),
+            None => {}
+        }
         operations.extend(write.operations());
         let note = format!("{target}: {}", write.why);
         self.effects.push(Effect::Patch(WorkloadPatch {
@@ -239,6 +263,7 @@ impl<'a> Walk<'a> {
             name: target.name.clone(),
             resource_version: version.clone(),
             operations,
+            template: write.template,
             why: write.why,
         }));
         // After it: what was not written is not told.
@@ -249,7 +274,7 @@ impl<'a> Walk<'a> {
     pub(crate) fn release(&mut self, target: &PlanTarget, workload: &Workload) {
         let (kind, name, uid) = (target.kind, target.name.clone(), workload.uid.clone());
         self.effects.push(Effect::Record { kind, name: name.clone() });
-        self.effects.push(Effect::Release { kind, name, uid });
+        self.effects.push(Effect::Release { kind, name, uid, held: false });
     }
 }
 

@@ -31,6 +31,9 @@ impl<'a> Walk<'a> {
             let at = usize::try_from(self.status.current_step_index).unwrap_or(0);
             let next = match stage.steps.get(at) {
                 None => return self.finish_stage(index, stage),
+                Some(Step::Weight(_)) if !self.begun(index, at) => {
+                    self.wait_to_begin(index, stage, at)
+                }
                 Some(Step::Weight(weight)) => {
                     let rest = matches!(stage.steps.get(at + 1), Some(Step::Pause(_)));
                     self.drive_all(index, stage, Position { weight: *weight, rest })
@@ -59,6 +62,35 @@ impl<'a> Walk<'a> {
                 Round::Reached => self.next_step(stage, at),
             }
         }
+    }
+
+    /// Whether a step was begun: some target has been asked for its weight.
+    ///
+    /// A step that is under way is finished, whatever shuts meanwhile.
+    fn begun(&self, stage: usize, at: usize) -> bool {
+        let Some(Step::Weight(weight)) = self.plan.stages.get(stage).and_then(|s| s.steps.get(at))
+        else {
+            return true;
+        };
+        let targets = self.status.stages.get(stage).into_iter().flat_map(|s| &s.targets);
+        targets.map(|t| t.requested_weight).any(|w| w >= *weight)
+    }
+
+    /// Begins a step where every gate is open; rests before it where one is shut.
+    fn wait_to_begin(&mut self, index: usize, stage: &'a PlanStage, at: usize) -> Round {
+        let weight = weight_before(&stage.steps, at);
+        if self.may_begin(index, at) {
+            let Some(Step::Weight(next)) = stage.steps.get(at) else { return Round::Reached };
+            let rest = matches!(stage.steps.get(at + 1), Some(Step::Pause(_)));
+            return self.drive_all(index, stage, Position { weight: *next, rest });
+        }
+        if weight > 0 {
+            return match self.drive_all(index, stage, Position { weight, rest: true }) {
+                Round::Reached => Round::Waiting,
+                other => other,
+            };
+        }
+        Round::Waiting
     }
 
     fn next_step(&mut self, stage: &PlanStage, at: usize) {
