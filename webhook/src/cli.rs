@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
@@ -46,6 +46,21 @@ pub struct Cli {
     #[arg(long = "san", env = "UPGRADE_SANS", value_delimiter = ',', value_name = "NAME")]
     pub sans: Vec<String>,
 
+    /// Answer only clients with a certificate of these CAs (PEM) and a name of --client-name. The API
+    /// server has one when its --admission-control-config-file says so.
+    #[arg(long, env = "UPGRADE_CLIENT_CA_FILE", value_name = "FILE", requires = "client_names")]
+    pub client_ca_file: Option<PathBuf>,
+
+    /// Common name or DNS name of a client that may ask; repeatable.
+    #[arg(
+        long = "client-name",
+        env = "UPGRADE_CLIENT_NAMES",
+        value_delimiter = ',',
+        value_name = "NAME",
+        requires = "client_ca_file"
+    )]
+    pub client_names: Vec<String>,
+
     /// Name of our ValidatingWebhookConfiguration.
     #[arg(long, env = "UPGRADE_VALIDATING_WEBHOOK_NAME", default_value = "kubectl-upgrade")]
     pub validating_webhook_name: String,
@@ -61,6 +76,11 @@ pub struct Cli {
     /// How long the controller's Lease is good for, in seconds, 1 to 300; others take over after it.
     #[arg(long, env = "UPGRADE_LEASE_DURATION", default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=300))]
     pub lease_duration: u64,
+
+    /// File whose time is taken for now: for tests.
+    #[cfg(debug_assertions)]
+    #[arg(long, env = "UPGRADE_CLOCK_FILE", value_name = "FILE", hide = true)]
+    clock_file: Option<PathBuf>,
 
     /// Serve admission only.
     #[arg(long, env = "UPGRADE_NO_CONTROLLER", conflicts_with = "no_admission")]
@@ -95,6 +115,19 @@ impl LogFormat {
 }
 
 impl Cli {
+    /// File that tests set the clock with. What is shipped knows no such thing.
+    #[cfg(debug_assertions)]
+    pub fn clock_file(&self) -> Option<PathBuf> {
+        self.clock_file.clone()
+    }
+
+    /// File that tests set the clock with. What is shipped knows no such thing.
+    #[cfg(not(debug_assertions))]
+    #[expect(clippy::unused_self, reason = "the same call in every build")]
+    pub fn clock_file(&self) -> Option<PathBuf> {
+        None
+    }
+
     /// Our own namespace.
     pub fn namespace(&self) -> String {
         let mounted = || std::fs::read_to_string(NAMESPACE_FILE).ok();
@@ -102,8 +135,8 @@ impl Cli {
         named.filter(|n| !n.is_empty()).unwrap_or_else(|| SYSTEM_NAMESPACE.to_owned())
     }
 
-    /// A client for the API server the flags name.
-    pub async fn client(&self) -> Result<Client> {
+    /// How the API server that the flags name is reached.
+    pub async fn config(&self) -> Result<Config> {
         let options = KubeConfigOptions { context: self.context.clone(), ..Default::default() };
         let mut config = match &self.kubeconfig {
             Some(path) => {
@@ -125,7 +158,7 @@ impl Cli {
         }
         // Every caller has a deadline or a backoff of its own; 15 silent tries would outlast both.
         config.default_retry = false;
-        Client::try_from(config).context("building the client of the API server")
+        Ok(config)
     }
 }
 
@@ -140,6 +173,12 @@ mod tests {
         let cli =
             Cli::parse_from(["w", "--san", "127.0.0.1", "--san", "host", "--namespace", "ours"]);
         assert_eq!((cli.sans.len(), cli.namespace().as_str()), (2, "ours"));
-        assert!(Cli::try_parse_from(["w", "--no-controller", "--no-admission"]).is_err());
+        for wrong in [
+            &["w", "--no-controller", "--no-admission"][..],
+            &["w", "--client-ca-file", "ca.crt"],
+            &["w", "--client-name", "kube-apiserver"],
+        ] {
+            assert!(Cli::try_parse_from(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

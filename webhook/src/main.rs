@@ -3,15 +3,21 @@
 //! | file | what happens there |
 //! |---|---|
 //! | `cli` | flags and environment |
+//! | `clock` | the time of day, and its jumps |
 //! | `identity` | who we are, as the API server sees us |
 //! | `snapshot` | the watches that feed the decisions |
+//! | `hearing` | how a quiet watch is told from a deaf one |
 //! | `admission` | a review comes in, a verdict goes out |
 //! | `controller` | an Upgrade moves |
+//! | `facts` | what runs, for compatibility matrices |
 //! | `metrics` | what is counted, and the port for probes |
 
 mod admission;
 mod cli;
+mod clock;
 mod controller;
+mod facts;
+mod hearing;
 mod identity;
 mod metrics;
 mod snapshot;
@@ -25,8 +31,14 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How long requests are still accepted after readiness went: endpoints follow it late.
+/// How long requests are still accepted after readiness went, at the least: endpoints follow it
+/// late.
 const DRAIN: Duration = Duration::from_secs(5);
+/// On a busy cluster they follow it later; they have when nobody has asked for this long.
+const QUIET: Duration = Duration::from_secs(2);
+/// For how much longer than [`DRAIN`] that is waited for; whoever still asks then does not come by
+/// way of endpoints.
+const DRAIN_MORE: Duration = Duration::from_secs(15);
 
 fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
@@ -55,8 +67,15 @@ async fn run(cli: Cli) -> Result<()> {
     // `stop` starts the draining, `gone` ends what serves during it.
     let (stop, gone) = (CancellationToken::new(), CancellationToken::new());
     let signals = signals(stop.clone())?;
-    let client = cli.client().await?;
-    let metrics = Arc::new(Metrics::new());
+    let config = cli.config().await?;
+    let client =
+        kube::Client::try_from(config.clone()).context("building the client of the API server")?;
+    let metrics = Arc::new(Metrics::new(snapshot::RESOURCES));
+    let clock = clock::follow(cli.clock_file(), gone.clone());
+    if !cli.no_admission {
+        // Before the probes are answered: a replica that does not serve yet is not ready.
+        metrics.admission_starts();
+    }
     let mut tasks = JoinSet::new();
     let probes = metrics::bind(cli.metrics_listen).await?;
     tasks.spawn(metrics::serve(probes, Arc::clone(&metrics), gone.clone()));
@@ -65,8 +84,7 @@ async fn run(cli: Cli) -> Result<()> {
         return Ok(());
     };
     tracing::info!(username = own.username, instance = own.instance, "authenticated");
-    let snapshots =
-        snapshot::start(&mut tasks, client.clone(), &own.username, &metrics, gone.clone());
+    let snapshots = snapshot::start(&mut tasks, &config, &own.username, &metrics, gone.clone())?;
     if !cli.no_admission {
         let settings =
             admission::Settings::new(&cli, client.clone(), snapshots.clone(), Arc::clone(&metrics));
@@ -77,9 +95,11 @@ async fn run(cli: Cli) -> Result<()> {
         let options = controller::Options {
             client,
             snapshot: snapshots,
+            metrics: Arc::clone(&metrics),
             namespace: cli.namespace(),
             identity: own.instance,
             timing: controller::Timing::of(Duration::from_secs(cli.lease_duration)),
+            clock,
         };
         tasks.spawn(controller::run(options, stop.clone()));
     }
@@ -90,8 +110,7 @@ async fn run(cli: Cli) -> Result<()> {
     metrics.draining();
     stop.cancel();
     if result.is_ok() && !cli.no_admission {
-        tracing::info!(seconds = DRAIN.as_secs(), "draining");
-        tokio::time::sleep(DRAIN).await;
+        drain(&metrics).await;
     }
     gone.cancel();
     let all = async { while tasks.join_next().await.is_some() {} };
@@ -100,6 +119,18 @@ async fn run(cli: Cli) -> Result<()> {
     }
     signals.abort();
     result
+}
+
+/// Goes on answering until nobody asks any more.
+async fn drain(metrics: &Metrics) {
+    tracing::info!(seconds = DRAIN.as_secs(), "draining");
+    tokio::time::sleep(DRAIN).await;
+    let rest = async {
+        while metrics.quiet() < QUIET {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN_MORE, rest).await;
 }
 
 /// No task ends before it is told to; one that does takes the process with it, so that a dead

@@ -14,20 +14,24 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// A snapshot older than this is stale, and a replica with one is not ready.
-const STALE_SECONDS: i64 = 60;
+/// A watch that was silent for longer is deaf, and a replica with one is not ready: twice the time
+/// in which a healthy one is heard from, [`crate::hearing::WATCH_SECONDS`].
+const SILENT_SECONDS: u64 = 30;
 
 /// Everything that is counted, and what readiness depends on.
 pub struct Metrics {
     registry: Registry,
     admission: Family<AdmissionLabels, Counter>,
     duration: Family<PathLabel, Histogram>,
-    snapshot_age: Gauge,
+    silence: Family<ResourceLabel, Gauge>,
     certificate_expiry: Gauge,
+    break_glass: Counter,
+    break_glass_active: Gauge,
     /// Every store has been listed.
     pub synced: AtomicBool,
     /// The serving certificate is there.
@@ -36,8 +40,12 @@ pub struct Metrics {
     pub injected: AtomicBool,
     admission_on: AtomicBool,
     draining: AtomicBool,
-    /// Unix second of the last word from the API server.
-    heard: AtomicI64,
+    /// Clocks jump; this one does not.
+    started: Instant,
+    /// Milliseconds from `started` to the last answer.
+    asked: AtomicU64,
+    /// Seconds from `started` to the last sign of life of each watch.
+    heard: [(&'static str, AtomicU64); 6],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,9 +61,14 @@ struct PathLabel {
     path: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResourceLabel {
+    resource: &'static str,
+}
+
 impl Metrics {
-    /// Metrics with nothing counted yet.
-    pub fn new() -> Self {
+    /// Metrics with nothing counted yet; these are the resources that are watched.
+    pub fn new(watched: [&'static str; 6]) -> Self {
         let mut registry = Registry::with_prefix("kubectl_upgrade");
         // From 50 µs: a decision takes microseconds, a confirmed one a few milliseconds.
         let buckets = || {
@@ -66,7 +79,7 @@ impl Metrics {
         };
         let admission = Family::default();
         let duration = Family::new_with_constructor(buckets as fn() -> Histogram);
-        let (snapshot_age, certificate_expiry) = (Gauge::default(), Gauge::default());
+        let (silence, certificate_expiry) = (Family::default(), Gauge::default());
         registry.register("admission_requests", "Admission requests answered", admission.clone());
         registry.register(
             "admission_duration_seconds",
@@ -74,27 +87,38 @@ impl Metrics {
             duration.clone(),
         );
         registry.register(
-            "snapshot_age_seconds",
-            "Time since the API server was last heard from",
-            snapshot_age.clone(),
+            "watch_silence_seconds",
+            "Time since a watch was last heard from; 15 in a healthy one at the most",
+            silence.clone(),
         );
         registry.register(
             "certificate_expiry_timestamp_seconds",
             "When the serving certificate ends, in Unix time",
             certificate_expiry.clone(),
         );
+        let (break_glass, break_glass_active) = (Counter::default(), Gauge::default());
+        registry.register("break_glass", "BreakGlasses opened", break_glass.clone());
+        registry.register(
+            "break_glass_active",
+            "BreakGlasses that are open, as the controller sees them",
+            break_glass_active.clone(),
+        );
         Self {
             registry,
+            break_glass,
+            break_glass_active,
             admission,
             duration,
-            snapshot_age,
+            silence,
             certificate_expiry,
             synced: AtomicBool::new(false),
             tls: AtomicBool::new(false),
             injected: AtomicBool::new(false),
             admission_on: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            heard: AtomicI64::new(0),
+            started: Instant::now(),
+            asked: AtomicU64::new(0),
+            heard: watched.map(|resource| (resource, AtomicU64::new(0))),
         }
     }
 
@@ -109,11 +133,43 @@ impl Metrics {
     ) {
         self.admission.get_or_create(&AdmissionLabels { path, verdict, reason, kind }).inc();
         self.duration.get_or_create(&PathLabel { path }).observe(seconds);
+        self.asked.store(self.milliseconds(), Ordering::Relaxed);
     }
 
-    /// The API server was heard from just now.
-    pub fn heard(&self) {
-        self.heard.store(now(), Ordering::Relaxed);
+    /// A BreakGlass was opened.
+    pub fn break_glass_opened(&self) {
+        self.break_glass.inc();
+    }
+
+    /// So many BreakGlasses are open.
+    pub fn break_glass_active(&self, count: i64) {
+        self.break_glass_active.set(count);
+    }
+
+    fn milliseconds(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// For how long nobody has been answered.
+    pub fn quiet(&self) -> Duration {
+        let asked = self.asked.load(Ordering::Relaxed);
+        Duration::from_millis(self.milliseconds().saturating_sub(asked))
+    }
+
+    /// The watch of this resource was heard from just now.
+    pub fn heard(&self, resource: &'static str) {
+        let now = self.started.elapsed().as_secs();
+        if let Some((_, at)) = self.heard.iter().find(|(known, _)| *known == resource) {
+            at.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// For how many seconds each watch has been silent.
+    fn silence(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let now = self.started.elapsed().as_secs();
+        self.heard
+            .iter()
+            .map(move |(resource, at)| (*resource, now.saturating_sub(at.load(Ordering::Relaxed))))
     }
 
     /// The serving certificate ends at this Unix second.
@@ -132,15 +188,16 @@ impl Metrics {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    fn age(&self) -> i64 {
-        now() - self.heard.load(Ordering::Relaxed)
+    /// Whether this replica is about to go.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// What keeps this replica from being ready, in words; empty when it is.
-    pub fn missing(&self) -> Vec<&'static str> {
+    pub fn missing(&self) -> Vec<String> {
         let on = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
-        if on(&self.draining) {
-            return vec!["this replica is stopping"];
+        if self.is_draining() {
+            return vec!["this replica is stopping".to_owned()];
         }
         if !on(&self.admission_on) {
             return Vec::new();
@@ -149,21 +206,24 @@ impl Metrics {
             (on(&self.synced), "namespaces, policies, ledgers and Upgrades are not all listed yet"),
             (on(&self.tls), "there is no serving certificate yet"),
             (on(&self.injected), "our webhook configurations do not carry our CA yet"),
-            (self.age() <= STALE_SECONDS, "the API server has not been heard from for a minute"),
         ];
-        checks.into_iter().filter(|(fine, _)| !fine).map(|(_, what)| what).collect()
+        let missing = checks.into_iter().filter(|(fine, _)| !fine).map(|(_, what)| what.to_owned());
+        let deaf = self.silence().filter(|(_, seconds)| *seconds > SILENT_SECONDS);
+        let deaf = deaf.map(|(resource, seconds)| {
+            format!("the watch of {resource} has been silent for {seconds} s")
+        });
+        missing.chain(deaf).collect()
     }
 
     fn encode(&self) -> Result<String, std::fmt::Error> {
-        self.snapshot_age.set(self.age());
+        for (resource, seconds) in self.silence() {
+            let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+            self.silence.get_or_create(&ResourceLabel { resource }).set(seconds);
+        }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
     }
-}
-
-fn now() -> i64 {
-    jiff::Timestamp::now().as_second()
 }
 
 /// Binds the port for probes and metrics.

@@ -1,5 +1,6 @@
 //! The watches that feed the decisions: events in, an immutable [`Snapshot`] out.
 
+use crate::hearing;
 use crate::metrics::Metrics;
 use anyhow::{Result, anyhow};
 use arc_swap::ArcSwap;
@@ -8,7 +9,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Config, ResourceExt};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,11 +17,20 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use upgrade_core::api::{Upgrade, UpgradeLedger, UpgradePolicy};
+use upgrade_core::api::{
+    CompatibilityMatrix, MaintenanceWindow, Upgrade, UpgradeLedger, UpgradePolicy,
+};
 use upgrade_core::policy::Snapshot;
 
-/// How often the API server is asked for a sign of life, so that silence means staleness.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+/// What is watched, by name.
+pub const RESOURCES: [&str; 6] = [
+    "namespaces",
+    "upgradepolicies.kubectl-upgrade.dev",
+    "upgrades.kubectl-upgrade.dev",
+    "upgradeledgers.kubectl-upgrade.dev",
+    "maintenancewindows.kubectl-upgrade.dev",
+    "compatibilitymatrices.kubectl-upgrade.dev",
+];
 /// Events taken together before a new snapshot is published.
 const BATCH: usize = 512;
 
@@ -64,15 +74,21 @@ impl Handle {
 /// Starts the watches and the task that follows them.
 pub fn start(
     tasks: &mut JoinSet<Result<()>>,
-    client: Client,
+    config: &Config,
     own: &str,
     metrics: &Arc<Metrics>,
     stop: CancellationToken,
-) -> Handle {
+) -> Result<Handle> {
     let (follower, handle) = Follower::new(own, Arc::clone(metrics));
-    tasks.spawn(heartbeat(client.clone(), Arc::clone(metrics), stop.clone()));
-    tasks.spawn(follower.run(client, stop));
-    handle
+    let mut streams = Vec::new();
+    for source in Source::ALL {
+        // A client of its own: what is heard on its connections is this watch.
+        let (metrics, resource) = (Arc::clone(metrics), source.resource());
+        let client = hearing::client(config.clone(), move || metrics.heard(resource))?;
+        streams.push(stream(source, client));
+    }
+    tasks.spawn(follower.run(streams, stop));
+    Ok(handle)
 }
 
 /// What is watched.
@@ -82,18 +98,22 @@ enum Source {
     Policies,
     Upgrades,
     Ledgers,
+    Windows,
+    Matrices,
 }
 
 impl Source {
-    const ALL: [Self; 4] = [Self::Namespaces, Self::Policies, Self::Upgrades, Self::Ledgers];
+    const ALL: [Self; 6] = [
+        Self::Namespaces,
+        Self::Policies,
+        Self::Upgrades,
+        Self::Ledgers,
+        Self::Windows,
+        Self::Matrices,
+    ];
 
     fn resource(self) -> &'static str {
-        match self {
-            Self::Namespaces => "namespaces",
-            Self::Policies => "upgradepolicies.kubectl-upgrade.dev",
-            Self::Upgrades => "upgrades.kubectl-upgrade.dev",
-            Self::Ledgers => "upgradeledgers.kubectl-upgrade.dev",
-        }
+        RESOURCES[self as usize]
     }
 }
 
@@ -103,6 +123,8 @@ enum Object {
     Policy(UpgradePolicy),
     Upgrade(Box<Upgrade>),
     Ledger(UpgradeLedger),
+    Window(MaintenanceWindow),
+    Matrix(CompatibilityMatrix),
 }
 
 /// Namespace and name; the namespace is empty for cluster-scoped objects.
@@ -121,7 +143,7 @@ struct Follower {
     state: Snapshot,
     current: Arc<ArcSwap<Snapshot>>,
     sender: watch::Sender<()>,
-    sources: [Progress; 4],
+    sources: [Progress; 6],
     metrics: Arc<Metrics>,
 }
 
@@ -141,8 +163,12 @@ impl Follower {
         (follower, Handle { current, changed })
     }
 
-    async fn run(mut self, client: Client, stop: CancellationToken) -> Result<()> {
-        let mut events = select_all(Source::ALL.map(|s| stream(s, &client))).ready_chunks(BATCH);
+    async fn run(
+        mut self,
+        streams: Vec<BoxStream<'static, Item>>,
+        stop: CancellationToken,
+    ) -> Result<()> {
+        let mut events = select_all(streams).ready_chunks(BATCH);
         loop {
             let batch = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -171,7 +197,6 @@ impl Follower {
     }
 
     fn take(&mut self, source: Source, event: Event<Object>) {
-        self.metrics.heard();
         match event {
             Event::Init => self.sources[source as usize].listing = Some(BTreeSet::new()),
             Event::InitApply(object) | Event::Apply(object) => self.apply(source, &object),
@@ -208,6 +233,8 @@ impl Follower {
             Object::Policy(p) => self.state.set_policy(p),
             Object::Upgrade(u) => self.state.set_upgrade(u),
             Object::Ledger(l) => self.state.set_ledger(l),
+            Object::Window(w) => self.state.set_window(w),
+            Object::Matrix(m) => self.state.set_matrix(m),
         }
     }
 
@@ -217,6 +244,8 @@ impl Follower {
             Source::Policies => self.state.remove_policy(name),
             Source::Upgrades => self.state.remove_upgrade(namespace, name),
             Source::Ledgers => self.state.remove_ledger(namespace),
+            Source::Windows => self.state.remove_window(name),
+            Source::Matrices => self.state.remove_matrix(name),
         }
     }
 }
@@ -225,14 +254,15 @@ fn key(object: &Object) -> Key {
     match object {
         Object::Namespace(o) => (String::new(), o.name_any()),
         Object::Policy(o) => (String::new(), o.name_any()),
+        Object::Window(o) => (String::new(), o.name_any()),
+        Object::Matrix(o) => (String::new(), o.name_any()),
         Object::Upgrade(o) => (o.namespace().unwrap_or_default(), o.name_any()),
         Object::Ledger(o) => (o.namespace().unwrap_or_default(), o.name_any()),
     }
 }
 
-fn stream(source: Source, client: &Client) -> BoxStream<'static, Item> {
-    let client = client.clone();
-    let all = watcher::Config::default;
+fn stream(source: Source, client: Client) -> BoxStream<'static, Item> {
+    let all = || watcher::Config::default().timeout(hearing::WATCH_SECONDS);
     // Each watch has a backoff of its own: one that fails must not slow the others down.
     match source {
         Source::Namespaces => tagged(
@@ -248,6 +278,12 @@ fn stream(source: Source, client: &Client) -> BoxStream<'static, Item> {
         }),
         Source::Ledgers => {
             tagged(source, watcher(Api::<UpgradeLedger>::all(client), all()), Object::Ledger)
+        }
+        Source::Windows => {
+            tagged(source, watcher(Api::<MaintenanceWindow>::all(client), all()), Object::Window)
+        }
+        Source::Matrices => {
+            tagged(source, watcher(Api::<CompatibilityMatrix>::all(client), all()), Object::Matrix)
         }
     }
 }
@@ -287,29 +323,13 @@ fn complain(source: Source, error: &watcher::Error) {
     }
 }
 
-/// Watches are silent when nothing happens; this tells silence from deafness.
-async fn heartbeat(client: Client, metrics: Arc<Metrics>, stop: CancellationToken) -> Result<()> {
-    loop {
-        let limit = Duration::from_secs(5);
-        match tokio::time::timeout(limit, client.apiserver_version()).await {
-            Ok(Ok(_)) => metrics.heard(),
-            Ok(Err(error)) => tracing::warn!(error = %error, "the API server does not answer"),
-            Err(_) => tracing::warn!("the API server does not answer within 5 s"),
-        }
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(HEARTBEAT) => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use kube::api::ObjectMeta;
 
     fn follower() -> (Follower, Handle) {
-        Follower::new("us", Arc::new(Metrics::new()))
+        Follower::new("us", Arc::new(Metrics::new(RESOURCES)))
     }
 
     fn namespace(name: &str) -> Object {
@@ -330,7 +350,7 @@ mod tests {
     fn synced_is_every_store_and_a_new_list_forgets_what_is_gone() {
         let (mut follower, handle) = follower();
         list(&mut follower, Source::Namespaces, vec![namespace("a"), namespace("b")]);
-        for source in [Source::Policies, Source::Upgrades] {
+        for source in [Source::Policies, Source::Upgrades, Source::Windows, Source::Matrices] {
             list(&mut follower, source, Vec::new());
             assert!(!handle.load().synced());
         }

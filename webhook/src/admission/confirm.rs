@@ -1,15 +1,18 @@
 //! The one live read on the allow path, and access reviews.
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
 };
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::{ListParams, ObjectMeta, PartialObjectMeta, PostParams};
 use kube::{Api, Client};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use upgrade_core::api::Upgrade;
+use upgrade_core::api::{Identity, Upgrade, WorkloadKind};
+use upgrade_core::policy::snapshot::targets;
 use upgrade_core::policy::{
-    Access, AccessNeed, Answers, Granted, Live, Question, UpgradeRef, User,
+    Access, AccessNeed, Answers, Granted, Labelled, LabelsOf, Live, Question, Seen, UpgradeRef,
+    User,
 };
 
 /// Time for everything that a question asks, together. The API server waits five seconds.
@@ -18,22 +21,76 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// Reads what a question asks for. Errors become answers that are refusals.
 pub async fn answer(client: &Client, question: &Question, user: &User<'_>) -> Answers {
     let upgrade = async {
-        match &question.upgrade {
+        let upgrade = match &question.upgrade {
             Some(reference) => read(client, reference).await,
             None => Live::NotAsked,
-        }
+        };
+        let labels = labels(client, &question.labels, &upgrade).await;
+        (upgrade, labels)
     };
+    let behalf = question.on_behalf_of.as_ref().map(borrowed);
+    let user = behalf.as_ref().unwrap_or(user);
     let access = async {
         let needs = question.access.iter().map(|need| granted(client, need, user));
         futures::future::join_all(needs).await
     };
     let both = async { tokio::join!(upgrade, access) };
-    if let Ok((upgrade, access)) = tokio::time::timeout(LIMIT, both).await {
-        return Answers { upgrade, access };
+    if let Ok(((upgrade, labels), access)) = tokio::time::timeout(LIMIT, both).await {
+        return Answers { upgrade, access, labels };
     }
     let why = "the API server did not answer within 1 s".to_owned();
     let access = vec![Granted::Failed(why.clone()); question.access.len()];
-    Answers { upgrade: Live::Failed(why), access }
+    Answers { upgrade: Live::Failed(why.clone()), access, labels: Seen::Failed(why) }
+}
+
+async fn labels(client: &Client, wanted: &LabelsOf, upgrade: &Live) -> Seen {
+    let (namespace, workloads) = match (wanted, upgrade) {
+        (LabelsOf::Nothing, _) => return Seen::NotAsked,
+        (LabelsOf::Named { namespace, workloads }, _) => (namespace.clone(), workloads.clone()),
+        (LabelsOf::Targets, Live::Found(upgrade)) => {
+            let namespace = upgrade.metadata.namespace.clone().unwrap_or_default();
+            (namespace, targets(upgrade).map(|t| (t.kind, t.name.clone())).collect())
+        }
+        (LabelsOf::Targets, _) => return Seen::Failed("the Upgrade was not read".to_owned()),
+    };
+    if let Some((kind, _)) = workloads.iter().find(|(kind, _)| *kind != WorkloadKind::Deployment) {
+        return Seen::Failed(format!("this version reads no labels of a {kind}"));
+    }
+    let api: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
+    match deployments(&api, workloads).await {
+        Ok(found) => Seen::Found(found),
+        Err(error) => Seen::Failed(error.to_string()),
+    }
+}
+
+/// Labels of Deployments: one request for each of a few, one for all of the namespace else.
+async fn deployments(
+    api: &Api<Deployment>,
+    workloads: Vec<(WorkloadKind, String)>,
+) -> kube::Result<Labelled> {
+    const FEW: usize = 8;
+    let found = if workloads.len() <= FEW {
+        let gets = workloads.iter().map(|(_, name)| api.get_metadata_opt(name));
+        let got = futures::future::try_join_all(gets).await?;
+        got.into_iter().flatten().collect()
+    } else {
+        api.list_metadata(&ListParams::default()).await?.items
+    };
+    let labels = |o: PartialObjectMeta<Deployment>| {
+        let name = o.metadata.name.unwrap_or_default();
+        ((WorkloadKind::Deployment, name), o.metadata.labels.unwrap_or_default())
+    };
+    Ok(found.into_iter().map(labels).collect())
+}
+
+/// An identity of our objects as a user; `extra` is not kept there, so no right can come of it.
+fn borrowed(identity: &Identity) -> User<'_> {
+    User {
+        username: identity.username.as_str().into(),
+        uid: identity.uid.as_deref().unwrap_or_default().into(),
+        groups: Some(identity.groups.clone()),
+        extra: None,
+    }
 }
 
 /// Reads an Upgrade from the API server, not from any cache.

@@ -8,7 +8,10 @@ use hyper::StatusCode;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use upgrade_core::policy::{Reason, Refusal, Review, Snapshot, Subject, Verdict, decide};
+use upgrade_core::engine::governance::Door;
+use upgrade_core::policy::{
+    Operation, Reason, Refusal, Review, Seen, Snapshot, Subject, Verdict, decide,
+};
 
 /// A namespace may be newer than our watch: it is waited for this long before a workload in it
 /// is refused.
@@ -112,17 +115,29 @@ async fn ask(settings: &Settings, path: Path, request: Request<'_>) -> Answer {
 
 async fn validate(settings: &Settings, review: &Review<'_>) -> Answer {
     let snapshot = snapshot_for(settings, review).await;
-    let answer = match decide(&snapshot, review, jiff::Timestamp::now()) {
+    let answer = match decide(&snapshot, review, crate::clock::now()) {
         Verdict::Allow => Answer::Allowed,
+        Verdict::Noted(note) => Answer::Noted(note),
         Verdict::Deny(refusal) => Answer::Denied(refusal),
         Verdict::Confirm(question) => {
             let answers = confirm::answer(&settings.client, &question, &review.user).await;
-            match upgrade_core::policy::confirm(&question, &answers) {
+            let confirmed = match upgrade_core::policy::confirm(&question, &answers) {
+                Ok(()) => compatible(settings, &snapshot, review, &answers.labels).await,
+                refused => refused,
+            };
+            match confirmed {
                 Ok(()) => Answer::Allowed,
                 Err(refusal) => Answer::Denied(refusal),
             }
         }
     };
+    if let Answer::Noted(note) = &answer {
+        tracing::info!(
+            reason = note.refusal.reason.as_str(), policy = note.policy, mode = note.manner.as_str(),
+            namespace = %review.namespace, name = %review.name, user = %review.user.username,
+            dry_run = review.dry_run, "let pass: {}", note.refusal.what
+        );
+    }
     if let Answer::Denied(refusal) = &answer {
         tracing::info!(
             reason = refusal.reason.as_str(), namespace = %review.namespace, name = %review.name,
@@ -132,10 +147,49 @@ async fn validate(settings: &Settings, review: &Review<'_>) -> Answer {
     answer
 }
 
+/// Whether matrices let the versions pass that a new Upgrade brings together, against what runs.
+async fn compatible(
+    settings: &Settings,
+    snapshot: &Snapshot,
+    review: &Review<'_>,
+    seen: &Seen,
+) -> Result<(), Box<Refusal>> {
+    let (Subject::Upgrade(change), Operation::Create) = (&review.subject, review.operation) else {
+        return Ok(());
+    };
+    let Some(upgrade) = &change.new else { return Ok(()) };
+    let labels = |kind, name: &str| match seen {
+        Seen::Found(labels) => labels.get(&(kind, name.to_owned())).cloned(),
+        _ => None,
+    };
+    let stages = &upgrade.spec.stages;
+    let judged = crate::facts::judge(&settings.client, snapshot, &review.namespace, stages, labels);
+    // The API server waits for five seconds.
+    let why = match tokio::time::timeout(Duration::from_secs(3), judged).await {
+        Ok(Door::Open { .. }) => return Ok(()),
+        Ok(Door::Shut { why, .. }) => why,
+        Err(_) => "what runs could not be read within 3 s".to_owned(),
+    };
+    let object = format!("Upgrade {}/{}", review.namespace, review.name);
+    let refusal = Refusal::new(
+        Reason::Incompatible,
+        format!("{object} may not be created: its versions do not go together"),
+        why,
+        "take versions that do, or upgrade what is in the way first; the policy's \
+         `spec.compatibility.pass` says which verdicts pass",
+    );
+    Err(Box::new(refusal.run("kubectl upgrade matrix list")))
+}
+
 async fn snapshot_for(settings: &Settings, review: &Review<'_>) -> Arc<Snapshot> {
     let snapshot = settings.snapshots.load();
     let known = |s: &Snapshot| !s.synced() || s.namespace(&review.namespace).is_some();
-    if !matches!(review.subject, Subject::Workload(_)) || known(&snapshot) {
+    let needed = match review.subject {
+        Subject::Workload(_) => true,
+        Subject::Upgrade(_) | Subject::Approval(_) => review.operation == Operation::Create,
+        _ => false,
+    };
+    if !needed || known(&snapshot) {
         return snapshot;
     }
     settings.snapshots.load_when(NAMESPACE_WAIT, known).await

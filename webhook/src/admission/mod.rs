@@ -5,8 +5,10 @@
 //! `respond`. `mutate` is the other path: it stamps identities and puts guarded fields back.
 
 mod authority;
+mod clients;
 mod confirm;
 mod handle;
+mod hold;
 mod mutate;
 mod respond;
 mod review;
@@ -26,6 +28,7 @@ pub struct Settings {
     /// Namespace of the CA's Secret.
     namespace: String,
     sans: Vec<String>,
+    clients: Option<clients::Clients>,
     validating: String,
     mutating: String,
     client: Client,
@@ -51,6 +54,10 @@ impl Settings {
         Self {
             namespace,
             sans,
+            clients: cli
+                .client_ca_file
+                .clone()
+                .map(|ca| clients::Clients { ca, names: cli.client_names.clone() }),
             validating: cli.validating_webhook_name.clone(),
             mutating: cli.mutating_webhook_name.clone(),
             client,

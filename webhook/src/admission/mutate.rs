@@ -1,13 +1,16 @@
 //! What admission writes: who asked, and the guarded fields of objects in flight as they were.
 
-use super::confirm;
 use super::respond::Answer;
 use super::review::{Request, ReviewError};
+use super::{confirm, hold};
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation};
 use kube::Client;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use upgrade_core::api::IN_FLIGHT_LABEL;
+use upgrade_core::api::{HELD_ANNOTATION, IN_FLIGHT_LABEL};
+use upgrade_core::policy::declared::author;
+use upgrade_core::policy::hold::{comes_back, wanted};
 use upgrade_core::policy::review::Change;
 use upgrade_core::policy::{Live, Operation, Review, Snapshot, Subject, UpgradeRef, Workload};
 
@@ -26,17 +29,18 @@ pub async fn answer(
         (Subject::Upgrade(_), Operation::Create) => {
             (vec![add(&["spec", "requester"], json!(review.user.identity()))], Vec::new())
         }
+        (Subject::Schedule(change), Operation::Create | Operation::Update)
+            if review.subresource.is_empty() =>
+        {
+            let stamp = |new| author(change.old.as_ref(), new, &review.user.identity());
+            let requester = change.new.as_ref().map(stamp);
+            (vec![add(&["spec", "requester"], json!(requester))], Vec::new())
+        }
         (Subject::Approval(_), Operation::Create) => (approval(client, &review).await, Vec::new()),
         (Subject::Workload(change), Operation::Update)
             if review.subresource.is_empty() && !snapshot.is_own(&review.user.username) =>
         {
-            let value = |raw: Option<&serde_json::value::RawValue>| {
-                raw.and_then(|r| serde_json::from_str::<Value>(r.get()).ok()).unwrap_or_default()
-            };
-            match flying(change) {
-                Some(_) => put_back(&value(old), &value(new)),
-                None => (Vec::new(), Vec::new()),
-            }
+            workload(snapshot, &review, change, old, new)
         }
         _ => (Vec::new(), Vec::new()),
     };
@@ -44,6 +48,34 @@ pub async fn answer(
         return Ok(Answer::Allowed);
     }
     Ok(Answer::Patched(Patch(operations), warnings))
+}
+
+/// Mode Hold first; what is in flight stays as it is; everything else passes unread.
+fn workload(
+    snapshot: &Snapshot,
+    review: &Review<'_>,
+    change: &Change<Workload<'_>>,
+    old: Option<&RawValue>,
+    new: Option<&RawValue>,
+) -> (Vec<PatchOperation>, Vec<String>) {
+    let value = |raw: Option<&RawValue>| {
+        raw.and_then(|r| serde_json::from_str::<Value>(r.get()).ok()).unwrap_or_default()
+    };
+    if let Some(wanted) = wanted(snapshot, review) {
+        return hold::write(review, &wanted, &value(old), &value(new));
+    }
+    let Some(upgrade) = flying(change) else { return (Vec::new(), Vec::new()) };
+    let (old, new) = (value(old), value(new));
+    let (mut operations, mut warnings) = put_back(&old, &new);
+    if comes_back(snapshot, review).is_some() && old["spec"]["template"] != new["spec"]["template"]
+    {
+        operations.push(add(&["spec", "template"], old["spec"]["template"].clone()));
+        warnings.push(format!(
+            "in flight: Upgrade {upgrade} is being taken back; until it is, the old template stays, \
+             and then yours is held again"
+        ));
+    }
+    (operations, warnings)
 }
 
 fn flying<'a>(change: &'a Change<Workload<'_>>) -> Option<&'a str> {
@@ -88,15 +120,15 @@ fn put_back(old: &Value, new: &Value) -> (Vec<PatchOperation>, Vec<String>) {
             was => add(&["spec", field], was.clone()),
         });
     }
-    let (was, is) =
-        (&old["metadata"]["labels"][IN_FLIGHT_LABEL], &new["metadata"]["labels"][IN_FLIGHT_LABEL]);
-    if was != is {
-        fields.push(format!("label {IN_FLIGHT_LABEL}"));
-        operations.push(if new["metadata"]["labels"].is_object() {
-            add(&["metadata", "labels", IN_FLIGHT_LABEL], was.clone())
-        } else {
-            add(&["metadata", "labels"], json!({IN_FLIGHT_LABEL: was}))
-        });
+    let was = &old["metadata"]["labels"][IN_FLIGHT_LABEL];
+    for (map, word, key) in
+        [("labels", "label", IN_FLIGHT_LABEL), ("annotations", "annotation", HELD_ANNOTATION)]
+    {
+        let marks = hold::mark(new, map, key, old["metadata"][map][key].as_str());
+        if !marks.is_empty() {
+            fields.push(format!("{word} {key}"));
+        }
+        operations.extend(marks);
     }
     if fields.is_empty() {
         return (operations, Vec::new());
@@ -109,11 +141,11 @@ fn put_back(old: &Value, new: &Value) -> (Vec<PatchOperation>, Vec<String>) {
     (operations, vec![warning])
 }
 
-fn add(path: &[&str], value: Value) -> PatchOperation {
+pub(super) fn add(path: &[&str], value: Value) -> PatchOperation {
     PatchOperation::Add(AddOperation { path: PointerBuf::from_tokens(path.iter().copied()), value })
 }
 
-fn remove(path: &[&str]) -> PatchOperation {
+pub(super) fn remove(path: &[&str]) -> PatchOperation {
     PatchOperation::Remove(RemoveOperation { path: PointerBuf::from_tokens(path.iter().copied()) })
 }
 

@@ -2,7 +2,8 @@
 
 use k8s_openapi::ByteString;
 use serde::Serialize;
-use upgrade_core::policy::{Reason, Refusal};
+use std::collections::BTreeMap;
+use upgrade_core::policy::{Manner, Note, Reason, Refusal};
 
 /// An answer to one review.
 #[derive(Debug, PartialEq)]
@@ -11,6 +12,8 @@ pub enum Answer {
     Allowed,
     /// It passes, changed, with words for the person who asked.
     Patched(json_patch::Patch, Vec<String>),
+    /// It passes although a rule is against it, and somebody is told.
+    Noted(Box<Note>),
     /// It is refused.
     Denied(Box<Refusal>),
 }
@@ -36,6 +39,9 @@ struct Response<'a> {
     patch: Option<ByteString>,
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'static str>,
+    /// The API server puts the name of our webhook before each key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_annotations: Option<BTreeMap<&'static str, &'a str>>,
 }
 
 #[derive(Serialize)]
@@ -53,12 +59,17 @@ impl Answer {
         match self {
             Self::Allowed => ("allow", ""),
             Self::Patched(..) => ("patch", ""),
+            Self::Noted(note) => (note.manner.as_str(), note.refusal.reason.as_str()),
             Self::Denied(refusal) => ("deny", refusal.reason.as_str()),
         }
     }
 
     /// The AdmissionReview that answers `uid`.
     pub fn encode(&self, uid: &str) -> Result<Vec<u8>, serde_json::Error> {
+        let warning: Vec<String> = match self {
+            Self::Noted(note) if note.manner == Manner::Warn => vec![note.warning()],
+            _ => Vec::new(),
+        };
         let mut response = Response {
             uid,
             allowed: true,
@@ -66,6 +77,7 @@ impl Answer {
             warnings: &[],
             patch: None,
             patch_type: None,
+            audit_annotations: None,
         };
         match self {
             Self::Allowed => {}
@@ -75,6 +87,13 @@ impl Answer {
                     response.patch = Some(ByteString(serde_json::to_vec(patch)?));
                     response.patch_type = Some("JSONPatch");
                 }
+            }
+            Self::Noted(note) => {
+                response.warnings = &warning;
+                response.audit_annotations = Some(BTreeMap::from([
+                    ("would-deny", note.refusal.reason.as_str()),
+                    ("policy", note.policy.as_str()),
+                ]));
             }
             Self::Denied(refusal) => {
                 response.allowed = false;
@@ -127,6 +146,21 @@ mod tests {
             denied["response"]["status"]["message"],
             "what (InFlight)\n  why: why\n  help: help\n  run: kubectl"
         );
+
+        let noted = |manner| {
+            let refusal =
+                Refusal::new(Reason::UpgradeRequired, "what", "why", "help").run("kubectl");
+            read(&Answer::Noted(Box::new(Note { manner, policy: "all".into(), refusal })))
+        };
+        let annotations = json!({"would-deny": "UpgradeRequired", "policy": "all"});
+        let audited = json!({"uid": "u-1", "allowed": true, "auditAnnotations": annotations});
+        assert_eq!(noted(Manner::Audit)["response"], audited);
+        let warned = noted(Manner::Warn);
+        assert_eq!(
+            warned["response"]["warnings"],
+            json!(["policy `all` is against this (UpgradeRequired): what; run: kubectl"])
+        );
+        assert_eq!(warned["response"]["auditAnnotations"], annotations);
 
         let patch: json_patch::Patch =
             serde_json::from_value(json!([{"op": "add", "path": "/a", "value": 1}]))

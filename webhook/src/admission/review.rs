@@ -107,6 +107,9 @@ impl<'a> Request<'a> {
                 "Upgrade" => "Upgrade",
                 "UpgradeApproval" => "UpgradeApproval",
                 "UpgradeLedger" => "UpgradeLedger",
+                "UpgradeSchedule" => "UpgradeSchedule",
+                "MaintenanceWindow" => "MaintenanceWindow",
+                "CompatibilityMatrix" => "CompatibilityMatrix",
                 _ => "other",
             },
         }
@@ -141,20 +144,18 @@ fn subject<'a>(
     old: Option<&'a RawValue>,
     new: Option<&'a RawValue>,
 ) -> Result<Subject<'a>, ReviewError> {
-    let workload = match &*kind.group {
+    let kind_of = match &*kind.group {
         GROUP => None,
+        // It is to its pods what a ReplicaSet is, and no policy names it.
+        "" if kind.kind == "ReplicationController" => {
+            return workload(WorkloadKind::ReplicaSet, old, new);
+        }
         "" => Some(WorkloadKind::Pod),
         "batch" | "apps" => WorkloadKind::from_kind(&kind.kind),
         _ => return Ok(Subject::Other),
     };
-    if let Some(workload) = workload.filter(|w| w.as_str() == kind.kind) {
-        let read = |what, raw: Option<&'a RawValue>| {
-            raw.map(|r| Workload::parse(workload, r))
-                .transpose()
-                .map_err(|error| ReviewError::Object { what, error })
-        };
-        let change = Change { old: read("oldObject", old)?, new: read("object", new)? };
-        return Ok(Subject::Workload(Box::new(change)));
+    if let Some(found) = kind_of.filter(|w| w.as_str() == kind.kind) {
+        return workload(found, old, new);
     }
     if kind.group != GROUP {
         return Ok(Subject::Other);
@@ -162,9 +163,26 @@ fn subject<'a>(
     Ok(match &*kind.kind {
         "Upgrade" => Subject::Upgrade(Box::new(change(old, new)?)),
         "UpgradeApproval" => Subject::Approval(Box::new(change(old, new)?)),
+        "UpgradeSchedule" => Subject::Schedule(Box::new(change(old, new)?)),
+        "MaintenanceWindow" => Subject::Window(Box::new(change(old, new)?)),
+        "CompatibilityMatrix" => Subject::Matrix(Box::new(change(old, new)?)),
         "UpgradeLedger" => Subject::Ledger,
         _ => Subject::Other,
     })
+}
+
+fn workload<'a>(
+    kind: WorkloadKind,
+    old: Option<&'a RawValue>,
+    new: Option<&'a RawValue>,
+) -> Result<Subject<'a>, ReviewError> {
+    let read = |what, raw: Option<&'a RawValue>| {
+        raw.map(|r| Workload::parse(kind, r))
+            .transpose()
+            .map_err(|error| ReviewError::Object { what, error })
+    };
+    let change = Change { old: read("oldObject", old)?, new: read("object", new)? };
+    Ok(Subject::Workload(Box::new(change)))
 }
 
 fn change<T: DeserializeOwned>(
@@ -239,6 +257,7 @@ mod tests {
             ("Deployment", "example.com", false),
             ("Pod", "", true),
             ("Job", "batch", true),
+            ("ReplicationController", "", true),
             ("Scale", "autoscaling", false),
             ("Service", "", false),
         ];

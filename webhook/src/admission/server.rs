@@ -32,7 +32,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// hyper counts idle time in this one; it must be more than the API server's 90 s.
 const IDLE: Duration = Duration::from_secs(150);
 /// Connections at once; the API server opens a few dozen.
-const CONNECTIONS: usize = 1024;
+const CONNECTIONS: usize = 512;
 /// Time for requests under way when the server stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(10);
 
@@ -50,10 +50,10 @@ pub async fn serve(
     settings: Settings,
     stop: CancellationToken,
 ) -> Result<()> {
-    settings.metrics.admission_starts();
     let settings = Arc::new(settings);
     let certificates = tls::Certificates::default();
-    let acceptor = TlsAcceptor::from(Arc::new(tls::config(&certificates)?));
+    let acceptor =
+        TlsAcceptor::from(Arc::new(tls::config(&certificates, settings.clients.as_ref())?));
     let mut keeper = tokio::spawn(tls::keep(Arc::clone(&settings), certificates, stop.clone()));
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
@@ -83,6 +83,8 @@ pub async fn serve(
             }
         });
     }
+    // Whoever comes now is told at once, and does not wait in a queue that nobody serves.
+    drop(listener);
     if tokio::time::timeout(LAST_REQUESTS, graceful.shutdown()).await.is_err() {
         tracing::warn!("connections were still busy after {} s", LAST_REQUESTS.as_secs());
     }
@@ -117,24 +119,32 @@ async fn answer(
     settings: Arc<Settings>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut response = respond(&settings, request).await;
+    if settings.metrics.is_draining() {
+        // Whoever keeps this connection would meet its end in the middle of a request.
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+async fn respond(settings: &Settings, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let Some(path) = Path::of(request.uri().path()) else {
-        return Ok(response((StatusCode::NOT_FOUND, b"/validate and /mutate are here\n".to_vec())));
+        return response((StatusCode::NOT_FOUND, b"/validate and /mutate are here\n".to_vec()));
     };
     if request.method() != Method::POST {
-        return Ok(response((
-            StatusCode::METHOD_NOT_ALLOWED,
-            b"POST an AdmissionReview\n".to_vec(),
-        )));
+        return response((StatusCode::METHOD_NOT_ALLOWED, b"POST an AdmissionReview\n".to_vec()));
     }
     let reply = match tokio::time::timeout(BODY_TIME, collect(request.into_body())).await {
-        Ok(Ok(Collected::Whole(body))) => handle(&settings, path, &body).await,
+        Ok(Ok(Collected::Whole(body))) => handle(settings, path, &body).await,
         Ok(Ok(Collected::TooLarge(head))) => too_large(&head, BODY_LIMIT),
         Ok(Err(error)) => {
             (StatusCode::BAD_REQUEST, format!("reading the body: {error}\n").into_bytes())
         }
         Err(_) => (StatusCode::REQUEST_TIMEOUT, b"the body did not arrive in time\n".to_vec()),
     };
-    Ok(response(reply))
+    response(reply)
 }
 
 enum Collected {

@@ -2,6 +2,7 @@
 
 use super::Settings;
 use super::authority::{Authority, Leaf};
+use super::clients::Clients;
 use anyhow::{Context, Result, anyhow, bail};
 use arc_swap::ArcSwapOption;
 use k8s_openapi::ByteString;
@@ -40,14 +41,20 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// TLS 1.2 and 1.3 with whatever certificate is current.
-pub fn config(certificates: &Certificates) -> Result<rustls::ServerConfig> {
+/// TLS 1.2 and 1.3 with whatever certificate is current, for whoever asks or for these clients.
+pub fn config(
+    certificates: &Certificates,
+    clients: Option<&Clients>,
+) -> Result<rustls::ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+    let builder = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .context("choosing TLS versions")?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(certificates.clone()));
+        .context("choosing TLS versions")?;
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients.verifier()?),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(certificates.clone()));
     // The API server caches no session, so tickets would be made for nobody.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -3,10 +3,11 @@
 
 use super::observe::version;
 use super::watches::Context;
-use super::{ledger, status};
+use super::{ledger, notify, status};
 use jiff::Timestamp;
 use json_patch::Patch as JsonPatch;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::events::{Event as KubeEvent, EventType};
 use kube::{Resource, ResourceExt};
@@ -69,8 +70,8 @@ pub async fn perform(
     for effect in effects {
         match effect {
             Effect::Patch(patch) => patch_workload(context, &namespace, patch).await?,
-            Effect::Release { kind, name, uid } => {
-                release(context, upgrade, kind, &name, &uid).await?;
+            Effect::Release { kind, name, uid, held } => {
+                release(context, upgrade, kind, &name, &uid, held).await?;
             }
             Effect::Record { .. } => {
                 // One write for all of them, at the first.
@@ -82,9 +83,19 @@ pub async fn perform(
                 }
             }
             Effect::Event(event) => publish(context, upgrade, event).await,
+            Effect::Announce { receivers } => {
+                let next = notify::announce(context, upgrade, &receivers).await;
+                if let Some((at, failed)) = next {
+                    again = Some(again.map_or(at, |a: Timestamp| a.min(at)));
+                    for note in failed {
+                        let event = Event { warning: true, reason: "NotToldYet", note };
+                        publish(context, upgrade, event).await;
+                    }
+                }
+            }
             Effect::Hold => set_finalizer(context, upgrade, true).await?,
             Effect::LetGo => set_finalizer(context, upgrade, false).await?,
-            Effect::RequeueAt(at) => again = Some(at),
+            Effect::RequeueAt(at) => again = Some(again.map_or(at, |a: Timestamp| a.min(at))),
         }
     }
     Ok(again)
@@ -96,8 +107,15 @@ async fn patch_workload(
     patch: WorkloadPatch,
 ) -> Result<(), ApplyError> {
     let api: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
-    let body: JsonPatch = serde_json::from_value(Value::Array(patch.operations))?;
     let what = format!("{}/{}: {}", patch.kind.resource(), patch.name, patch.why);
+    let mut operations = patch.operations;
+    if let Some(set) = &patch.template {
+        let template =
+            template(context, namespace, set).await.map_err(ApplyError::api(what.clone()))?;
+        // The test of the resource version stays the first.
+        operations.push(json!({"op": "add", "path": "/spec/template", "value": template}));
+    }
+    let body: JsonPatch = serde_json::from_value(Value::Array(operations))?;
     let written = api
         .patch(&patch.name, &params(), &Patch::<()>::Json(body))
         .await
@@ -105,6 +123,22 @@ async fn patch_workload(
     note(context, &written);
     info!(namespace, "{what}");
     Ok(())
+}
+
+/// The pod template of a ReplicaSet as its Deployment had it. The API server leaves all but the
+/// hash label as it was, so that the Deployment controller finds the same ReplicaSet again.
+pub async fn template(
+    context: &Context,
+    namespace: &str,
+    set: &str,
+) -> Result<PodTemplateSpec, kube::Error> {
+    let api: Api<ReplicaSet> = Api::namespaced(context.client.clone(), namespace);
+    let found = api.get(set).await?;
+    let mut template = found.spec.and_then(|s| s.template).unwrap_or_default();
+    if let Some(labels) = template.metadata.as_mut().and_then(|m| m.labels.as_mut()) {
+        labels.remove("pod-template-hash");
+    }
+    Ok(template)
 }
 
 /// The one metadata write at the end: our label and our managedFields entries go, whatever else
@@ -115,6 +149,7 @@ async fn release(
     kind: WorkloadKind,
     name: &str,
     uid: &str,
+    held: bool,
 ) -> Result<(), ApplyError> {
     let namespace = upgrade.namespace().unwrap_or_default();
     let api: Api<Deployment> = Api::namespaced(context.client.clone(), &namespace);
@@ -138,7 +173,7 @@ async fn release(
         json!({"op": "test", "path": "/metadata/resourceVersion", "value": found.resource_version()}),
         json!({"op": "add", "path": "/metadata/managedFields", "value": others}),
     ];
-    if label.is_some() {
+    if label.is_some() && !held {
         let path = if found.labels().len() == 1 {
             "/metadata/labels".to_owned()
         } else {
@@ -155,12 +190,12 @@ async fn release(
     Ok(())
 }
 
-fn params() -> PatchParams {
+pub fn params() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
 /// Remembers how new our own write is.
-fn note(context: &Context, written: &Deployment) {
+pub fn note(context: &Context, written: &Deployment) {
     if let Some(uid) = written.uid() {
         context
             .written

@@ -1,13 +1,13 @@
 //! The ledger: what every governed workload is approved to run.
 //!
 //! Entries are made from what runs when a workload is first seen under a policy, and changed only
-//! by an Upgrade that ends well. One object for a namespace, written by server-side apply, and
+//! by an Upgrade that ends well or by a BreakGlass. One object for a namespace, written by server-side apply, and
 //! only when something is missing from it.
 
 use super::watches::Context;
 use futures::stream::{self, StreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{ObjectReference, PodSpec, PodTemplateSpec, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::reflector::ObjectRef;
@@ -20,8 +20,8 @@ use std::time::Duration;
 use tracing::{info, warn};
 use upgrade_core::api::ledger::{ContainerImage, volume};
 use upgrade_core::api::{
-    FIELD_MANAGER, IN_FLIGHT_LABEL, LEDGER_NAME, LedgerEntry, Selector, SelectorOperator,
-    UpgradeLedger, WorkloadKind,
+    BREAK_GLASS_LABEL, BreakGlassKind, BreakGlassObject, FIELD_MANAGER, IN_FLIGHT_LABEL,
+    LEDGER_NAME, LedgerEntry, Selector, SelectorOperator, UpgradeLedger, WorkloadKind,
 };
 use upgrade_core::policy::snapshot::NamespaceView;
 
@@ -131,13 +131,26 @@ impl<'a> Seen<'a> {
         self.meta.labels.as_ref().unwrap_or(&NONE)
     }
 
+    fn reference(&self) -> ObjectReference {
+        let group = if self.kind == WorkloadKind::CronJob { "batch/v1" } else { "apps/v1" };
+        ObjectReference {
+            api_version: Some(group.to_owned()),
+            kind: Some(self.kind.as_str().to_owned()),
+            name: self.meta.name.clone(),
+            namespace: self.meta.namespace.clone(),
+            uid: self.meta.uid.clone(),
+            ..ObjectReference::default()
+        }
+    }
+
     fn governed_by(&self, view: &NamespaceView) -> bool {
-        view.governing(self.kind, self.name(), self.labels()).next().is_some()
+        view.policy(self.kind, self.name(), self.labels()).is_some()
     }
 
     fn entry(&self, upgrade: Option<String>) -> LedgerEntry {
         let mut labels = self.labels().clone();
         labels.remove(IN_FLIGHT_LABEL);
+        labels.remove(BREAK_GLASS_LABEL);
         let pod = self.template.and_then(|t| t.spec.as_ref());
         LedgerEntry {
             kind: self.kind,
@@ -173,6 +186,112 @@ pub async fn record(
     if entries.is_empty() { Ok(()) } else { append(context, namespace, entries).await }
 }
 
+/// One object of a BreakGlass.
+pub struct Exception<'a> {
+    /// Namespace of both.
+    pub namespace: &'a str,
+    /// The object and the images it may be given.
+    pub object: &'a BreakGlassObject,
+    /// `metadata.uid` of the BreakGlass.
+    pub uid: &'a str,
+}
+
+/// Notes what a workload runs by exception: of its images those that the BreakGlass lists, and no
+/// others. Returns the workload where it runs any that the ledger did not know before, or that
+/// this BreakGlass brought.
+pub async fn except(
+    context: &Context,
+    exception: &Exception<'_>,
+) -> Result<Option<ObjectReference>, kube::Error> {
+    let Some(update) = excepted(context, exception) else { return Ok(None) };
+    if let Some(entry) = update.entry {
+        append(context, exception.namespace, vec![entry]).await?;
+    }
+    Ok(Some(update.about))
+}
+
+struct Update {
+    about: ObjectReference,
+    /// Absent where the ledger says so already, or will be seeded from what runs.
+    entry: Option<LedgerEntry>,
+}
+
+fn excepted(context: &Context, exception: &Exception<'_>) -> Option<Update> {
+    let (object, namespace) = (exception.object, exception.namespace);
+    let snapshot = context.snapshot.load();
+    let view = snapshot.namespace(namespace).filter(|v| v.governed())?;
+    look(context, namespace, object, |seen| {
+        let runs = seen.entry(None).images;
+        let listed: Vec<ContainerImage> = object.images.iter().map(Into::into).collect();
+        let given: Vec<_> = listed.iter().filter(|l| runs.contains(l)).collect();
+        if given.is_empty() || !seen.governed_by(view) {
+            return None;
+        }
+        let about = seen.reference();
+        let Some(known) = view.entry(seen.kind, seen.name()) else {
+            return Some(Update { about, entry: None });
+        };
+        let approved = format!("breakglass/{}", exception.uid);
+        let mut images = known.images.clone();
+        images.retain(|k| !given.iter().any(|g| g.container == k.container));
+        images.extend(given.into_iter().cloned());
+        // In the order in which the workload has them, as every other entry is.
+        images.sort_by_key(|i| runs.iter().position(|r| r.container == i.container));
+        if images == known.images {
+            let ours = known.upgrade.as_deref() == Some(&approved);
+            return ours.then_some(Update { about, entry: None });
+        }
+        let since = Time(jiff::Timestamp::now());
+        let entry = LedgerEntry { images, upgrade: Some(approved), since, ..known.clone() };
+        Some(Update { about, entry: Some(entry) })
+    })
+}
+
+/// Looks at the live workload of this kind and name.
+fn look<T>(
+    context: &Context,
+    namespace: &str,
+    object: &BreakGlassObject,
+    at: impl FnOnce(&Seen<'_>) -> Option<T>,
+) -> Option<T> {
+    let (kind, name) = (WorkloadKind::from(object.kind), object.name.as_str());
+    match object.kind {
+        BreakGlassKind::Deployment => {
+            let d = context.deployments.get(&ObjectRef::new(name).within(namespace))?;
+            at(&Seen::deployment(&d))
+        }
+        BreakGlassKind::StatefulSet => {
+            let d = context.stateful_sets.get(&ObjectRef::new(name).within(namespace))?;
+            let (template, selector) = d.spec.as_ref().map(|s| (&s.template, &s.selector)).unzip();
+            at(&Seen { kind, meta: &d.metadata, template, selector })
+        }
+        BreakGlassKind::DaemonSet => {
+            let d = context.daemon_sets.get(&ObjectRef::new(name).within(namespace))?;
+            let (template, selector) = d.spec.as_ref().map(|s| (&s.template, &s.selector)).unzip();
+            at(&Seen { kind, meta: &d.metadata, template, selector })
+        }
+        BreakGlassKind::CronJob => {
+            let d = context.cron_jobs.get(&ObjectRef::new(name).within(namespace))?;
+            let template = d.spec.job_template.spec.as_ref().map(|s| &s.template);
+            at(&Seen { kind, meta: &d.metadata, template, selector: None })
+        }
+    }
+}
+
+/// Whether anything in the namespace still carries the label of a BreakGlass.
+pub fn carries_break_glass(context: &Context, namespace: &str) -> bool {
+    fn any<K: Resource<DynamicType = ()> + Clone>(objects: &[Arc<K>], namespace: &str) -> bool {
+        objects.iter().any(|o| {
+            o.namespace().as_deref() == Some(namespace)
+                && o.labels().contains_key(BREAK_GLASS_LABEL)
+        })
+    }
+    any(&context.deployments.state(), namespace)
+        || any(&context.stateful_sets.state(), namespace)
+        || any(&context.daemon_sets.state(), namespace)
+        || any(&context.cron_jobs.state(), namespace)
+}
+
 /// Adds or replaces entries. The list is read live: what we apply is all that we own.
 async fn append(
     context: &Context,
@@ -186,7 +305,7 @@ async fn append(
     let before = entries.clone();
     for entry in new {
         match entries.iter_mut().find(|e| e.kind == entry.kind && e.name == entry.name) {
-            // Seeding never changes what was approved; only an Upgrade does.
+            // Seeding never changes what was approved; only an Upgrade does, or an exception.
             Some(_) if entry.upgrade.is_none() => {}
             Some(old) if old.images == entry.images => {}
             // The labels stay those that it was first seen with.
@@ -224,10 +343,18 @@ fn images(pod: &PodSpec) -> Vec<ContainerImage> {
         .collect();
     let volumes = pod.volumes.iter().flatten();
     all.extend(volumes.filter_map(|v| {
-        let image = v.image.as_ref()?.reference.clone()?;
+        let image = match &v.image {
+            Some(image) => image.reference.clone()?,
+            None => of_driver(v)?.clone(),
+        };
         Some(ContainerImage { container: volume(&v.name), image })
     }));
     all
+}
+
+/// The image that a volume's CSI driver is told to mount.
+pub(super) fn of_driver(volume: &Volume) -> Option<&String> {
+    volume.csi.as_ref()?.volume_attributes.as_ref()?.get("image")
 }
 
 fn convert(selector: &LabelSelector) -> Selector {

@@ -8,24 +8,34 @@
 //! | [`reconcile`] | the five steps in order |
 //! | [`apply`] | effects performed, each safe to repeat |
 //! | [`status`] | the write-ahead log |
+//! | [`hold`] | Deployments that mode `Hold` holds: their Upgrades, and their way out at 0 replicas |
 //! | [`ledger`] | what governed workloads are approved to run |
+//! | [`breakglass`] | exceptions: announced, put on record, ended |
 //! | [`lease`] | who leads |
 //! | [`index`] | which open Upgrades want a workload |
+//! | [`notify`] | who is told that one is going to start |
+//! | [`schedule`] | Upgrades that are made by themselves |
 
 mod apply;
+mod breakglass;
+mod hold;
 mod index;
 mod lease;
 mod ledger;
+mod notify;
 mod observe;
 mod reconcile;
+mod schedule;
 mod status;
 mod watches;
 
 pub use lease::Timing;
 
+use crate::metrics::Metrics;
 use crate::snapshot::Handle;
 use kube::{Api, Client};
 use std::sync::Arc;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// What the API server said, without the whole of its answer: for logs.
@@ -42,12 +52,16 @@ pub struct Options {
     pub client: Client,
     /// What is known of policies, ledgers and namespaces.
     pub snapshot: Handle,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Namespace of the Lease.
     pub namespace: String,
     /// Name of this replica.
     pub identity: String,
     /// How long the lease is good for.
     pub timing: Timing,
+    /// Tells of jumps of the wall clock.
+    pub clock: watch::Receiver<()>,
 }
 
 /// Runs until told to stop; an error means that this process must not go on leading.
@@ -71,6 +85,10 @@ async fn drive(options: &Options) -> anyhow::Error {
     tokio::select! {
         () = reconcile::run(context.clone(), queue) => {}
         () = reconcile::follow_policies(context.clone()) => {}
+        () = reconcile::follow_clock(context.clone(), options.clock.clone()) => {}
+        () = Box::pin(schedule::run(context.clone(), options.clock.clone())) => {}
+        () = Box::pin(hold::run(context.clone())) => {}
+        () = Box::pin(breakglass::run(context.clone(), options.metrics.clone())) => {}
         () = ledger::run(context) => {}
     }
     anyhow::anyhow!("the controller's watches ended")

@@ -3,12 +3,15 @@
 use super::watches::Context;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
-use std::collections::BTreeMap;
 use std::sync::PoisonError;
+use std::time::Duration;
 use upgrade_core::api::{FINALIZER, Phase, Upgrade, UpgradeApproval, WorkloadKind};
+use upgrade_core::engine::governance::Door;
 use upgrade_core::engine::observed::{Observed, Rival, Workload};
 use upgrade_core::engine::plan::Plan;
-use upgrade_core::policy::snapshot::{NamespaceView, targets};
+use upgrade_core::policy::Snapshot;
+use upgrade_core::policy::governance::governance;
+use upgrade_core::policy::snapshot::targets;
 
 /// Why a round cannot be decided yet; the watch that is missing wakes it up again.
 #[derive(Debug, thiserror::Error)]
@@ -36,14 +39,10 @@ pub async fn observe(
     let view =
         snapshot.namespace(&namespace).filter(|_| snapshot.synced()).ok_or(NotYet::Unsynced)?;
     let mut workloads = Vec::with_capacity(plan.stages.len());
-    let mut required = 0;
     for stage in &plan.stages {
         let mut row = Vec::with_capacity(stage.targets.len());
         for target in &stage.targets {
             let found = context.deployments.get(&ObjectRef::new(&target.name).within(&namespace));
-            let empty = BTreeMap::new();
-            let labels = found.as_ref().map_or(&empty, |d| d.labels());
-            required = required.max(required_approvals(view, target.kind, &target.name, labels));
             if let Some(deployment) = &found {
                 check_fresh(context, deployment.as_ref())?;
             }
@@ -51,36 +50,59 @@ pub async fn observe(
         }
         workloads.push(row);
     }
-    // Only before it starts do approvals and rivals matter; looking at all others is dear.
+    let labels = |_: WorkloadKind, name: &str| {
+        let found = context.deployments.get(&ObjectRef::new(name).within(&namespace));
+        found.map(|d| d.labels().clone())
+    };
+    let mut governance = governance(&snapshot, view, upgrade, labels, crate::clock::now());
+    if let Some(notice) = &mut governance.notice {
+        notice.told = context.told.of(upgrade, &plan.hash);
+    }
+    // Only before it starts do rivals matter; looking at all others is dear.
     let before = upgrade.status.as_ref();
     let gated = before.is_none_or(|s| {
         let waits = matches!(s.phase, Phase::Pending | Phase::AwaitingApproval);
         waits || plan.retry > s.attempt
     });
+    let stage = before.map_or(0, |s| usize::try_from(s.current_stage_index).unwrap_or(0));
+    let at_stage = before.is_some_and(|s| stage > 0 && s.current_step_index == 0);
+    if gated || at_stage {
+        let first = if gated { 0 } else { stage };
+        governance.compatibility = compatibility(context, &snapshot, upgrade, first).await;
+    }
+    let look_again = governance.compatibility.is_shut().then(|| crate::clock::now() + LOOK_AGAIN);
     let finalizers = upgrade.finalizers();
     Ok(Observed {
         generation: upgrade.metadata.generation.unwrap_or(0),
         created: upgrade.creation_timestamp().map(|t| t.0),
         deleting: upgrade.metadata.deletion_timestamp.is_some(),
         held: finalizers.iter().any(|f| f == FINALIZER),
-        approvals: if gated { approvals(context, upgrade) } else { vec![] },
-        required_approvals: required,
+        approvals: approvals(context, upgrade),
+        governance,
+        look_again,
         workloads,
         rival: if gated { rival(context, upgrade) } else { None },
     })
 }
 
-/// How many approvals the policies that govern a workload ask for, the strictest of them.
-fn required_approvals(
-    view: &NamespaceView,
-    kind: WorkloadKind,
-    name: &str,
-    labels: &BTreeMap<String, String>,
-) -> i32 {
-    if !view.governed() {
-        return 0;
-    }
-    view.governing(kind, name, labels).map(|p| p.spec.approvals.required).max().unwrap_or(0)
+/// How long until what runs is read again for a matrix that is in the way: no watch tells of
+/// everything that a matrix can name.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
+/// What matrices say of the stages from `first` on, against what runs now.
+async fn compatibility(
+    context: &Context,
+    snapshot: &Snapshot,
+    upgrade: &Upgrade,
+    first: usize,
+) -> Door {
+    let namespace = upgrade.namespace().unwrap_or_default();
+    let stages = upgrade.spec.stages.get(first..).unwrap_or_default();
+    let labels = |_: WorkloadKind, name: &str| {
+        let found = context.deployments.get(&ObjectRef::new(name).within(&namespace));
+        found.map(|d| d.labels().clone())
+    };
+    crate::facts::judge(&context.client, snapshot, &namespace, stages, labels).await
 }
 
 /// Approvals and rejections that name this Upgrade and no namesake.

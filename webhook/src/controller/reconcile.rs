@@ -4,12 +4,15 @@ use super::apply::{ApplyError, perform};
 use super::observe::{NotYet, observe};
 use super::status::{newest, write};
 use super::watches::{Context, Queue};
+use crate::clock;
 use futures::{StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 use kube::runtime::controller::{Action, Config, applier};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tracing::{debug, warn};
 use upgrade_core::api::{FINALIZER, Phase, Upgrade, UpgradeStatus};
 use upgrade_core::engine::plan::{Plan, PlanError};
@@ -29,6 +32,15 @@ pub async fn follow_policies(context: Arc<Context>) {
             context.wake_all();
         }
     }
+}
+
+/// Whatever waits for a time of day looks again when the clock was set.
+pub async fn follow_clock(context: Arc<Context>, mut jumps: watch::Receiver<()>) {
+    while jumps.changed().await.is_ok() {
+        context.wake_all();
+    }
+    // The clock is followed until the process ends.
+    std::future::pending::<()>().await;
 }
 
 /// Why a round came to nothing.
@@ -82,12 +94,16 @@ async fn reconcile(seen: Arc<Upgrade>, context: Arc<Context>) -> Result<Action, 
     // observe
     let before = upgrade.status.clone().unwrap_or_default();
     if before.phase.is_terminal() && settled(&upgrade, &plan, &before) {
+        context.told.forget(&upgrade);
+        if upgrade.labels().contains_key(super::schedule::LABEL) {
+            context.schedules.notify_one();
+        }
         context.forget_local(&kube::ResourceExt::namespace(upgrade.as_ref()).unwrap_or_default());
         return Ok(Action::await_change());
     }
     let observed = observe(&context, &upgrade, &plan).await?;
     // step
-    let now = jiff::Timestamp::now();
+    let now = clock::now();
     let outcome = step(&plan, &observed, &before, now);
     // status first: it is the write-ahead log of what is applied next
     let upgrade = write(&context, upgrade, outcome.status)
@@ -117,15 +133,14 @@ async fn refuse(
         status.phase = Phase::Failed;
         status.message = error.to_string();
         status.observed_generation = upgrade.metadata.generation.unwrap_or(0);
-        status.completion_time = Some(Time(jiff::Timestamp::now()));
+        status.completion_time = Some(Time(clock::now()));
         write(context, upgrade, status).await.map_err(|e| RoundError::Status(Box::new(e)))?;
     }
     Ok(Action::await_change())
 }
 
 fn until(at: jiff::Timestamp) -> Duration {
-    Duration::try_from(at.duration_since(jiff::Timestamp::now())).unwrap_or(Duration::ZERO)
-        + Duration::from_millis(1)
+    clock::until(at) + Duration::from_millis(1)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the runtime's signature")]

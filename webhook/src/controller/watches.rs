@@ -5,6 +5,8 @@
 
 use super::Options;
 use super::index::Index;
+use super::ledger::of_driver;
+use super::notify::Told;
 use crate::snapshot::Handle;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
@@ -23,7 +25,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
-use upgrade_core::api::{FINALIZER, IN_FLIGHT_LABEL, Upgrade, UpgradeApproval};
+use upgrade_core::api::{
+    FIELD_MANAGER, FINALIZER, HELD_ANNOTATION, IN_FLIGHT_LABEL, Upgrade, UpgradeApproval,
+};
 
 /// The queue of Upgrades to look at.
 pub type Queue = mpsc::UnboundedReceiver<ObjectRef<Upgrade>>;
@@ -41,10 +45,18 @@ pub struct Context {
     pub cron_jobs: Store<CronJob>,
     /// Wakes the ledger up.
     pub ledger: Arc<Notify>,
+    /// Wakes up who looks after held Deployments.
+    pub held: Arc<Notify>,
     /// Latest version of our own writes, for the watches may lag behind them.
     pub written: Mutex<HashMap<String, u64>>,
     /// Latest Upgrade as we wrote it.
     pub latest: Mutex<HashMap<String, Arc<Upgrade>>>,
+    /// Our own namespace.
+    pub namespace: String,
+    /// Who was told of what is going to start.
+    pub told: Told,
+    /// Tells schedules to look again: one of them changed, or an Upgrade of one ended.
+    pub schedules: Notify,
     local: Mutex<HashMap<String, Arc<Local>>>,
     wake: Wake,
     tasks: Vec<AbortOnDropHandle<()>>,
@@ -143,6 +155,7 @@ pub fn start(options: &Options) -> (Context, Queue) {
         index: Index::default(),
     };
     let ledger = Arc::new(Notify::new());
+    let held = Arc::new(Notify::new());
     let writers = Writers {
         upgrades: upgrade_writer,
         approvals: approval_writer,
@@ -156,7 +169,7 @@ pub fn start(options: &Options) -> (Context, Queue) {
         instance: Some(options.identity.clone()),
     };
     let context = Context {
-        tasks: watch_everywhere(&client, writers, &wake, &ledger),
+        tasks: watch_everywhere(&client, writers, &wake, [&ledger, &held]),
         recorder: Recorder::new(client.clone(), reporter),
         client,
         snapshot: options.snapshot.clone(),
@@ -167,8 +180,12 @@ pub fn start(options: &Options) -> (Context, Queue) {
         daemon_sets,
         cron_jobs,
         ledger,
+        held,
         written: Mutex::default(),
         latest: Mutex::default(),
+        namespace: options.namespace.clone(),
+        told: Told::default(),
+        schedules: Notify::new(),
         local: Mutex::default(),
         wake,
     };
@@ -179,30 +196,40 @@ fn watch_everywhere(
     client: &Client,
     writers: Writers,
     wake: &Wake,
-    ledger: &Arc<Notify>,
+    [ledger, held]: [&Arc<Notify>; 2],
 ) -> Vec<AbortOnDropHandle<()>> {
     let here = || (wake.clone(), ledger.clone());
     let (wakes, seeds) = here();
+    let holds = held.clone();
     // A workload becomes approved when an Upgrade ends: that is news for the ledger, too.
     let upgrade = move |u: &Upgrade, gone: bool| {
         wakes.index.note(u, gone);
         wakes.one(&u.namespace().unwrap_or_default(), &u.name_any());
         seeds.notify_one();
+        if u.spec.held {
+            holds.notify_one();
+        }
     };
     let wakes = wake.clone();
     let approval = move |a: &UpgradeApproval, _: bool| {
         wakes.one(&a.namespace().unwrap_or_default(), &a.spec.upgrade);
     };
     let (wakes, seeds) = here();
+    let holds = held.clone();
     let deployment = move |d: &Deployment, _: bool| {
         wakes.deployment(&d.namespace().unwrap_or_default(), &d.name_any());
         seeds.notify_one();
+        if d.annotations().contains_key(HELD_ANNOTATION) {
+            holds.notify_one();
+        }
     };
     let everything = || {
         let (wakes, seeds) = here();
+        let holds = held.clone();
         move || {
             wakes.open(None);
             seeds.notify_one();
+            holds.notify_one();
         }
     };
     vec![
@@ -359,11 +386,20 @@ fn drop_noise<K: Resource>(object: &mut K) {
 
 /// Of a Deployment's template only the images and labels matter.
 fn prune_deployment(deployment: &mut Deployment) {
+    // Of the owners of its fields only whether we are one.
+    let mut ours = std::mem::take(deployment.managed_fields_mut());
+    ours.retain(|f| f.manager.as_deref() == Some(FIELD_MANAGER));
+    for entry in &mut ours {
+        entry.fields_v1 = None;
+    }
     drop_noise(deployment);
+    *deployment.managed_fields_mut() = ours;
     let pod = deployment.spec.as_mut().and_then(|s| s.template.spec.as_mut());
     if let Some(pod) = pod {
         prune_containers(pod);
-        pod.volumes.iter_mut().for_each(|v| v.retain(|v| v.image.is_some()));
+        pod.volumes
+            .iter_mut()
+            .for_each(|v| v.retain(|v| v.image.is_some() || of_driver(v).is_some()));
     }
 }
 
