@@ -1,8 +1,14 @@
 //! The command line as clap types, and nothing else. `lower` turns them into something checked.
 
+mod break_glass;
 mod common;
+mod governance;
 
+pub use break_glass::BreakGlassArgs;
 pub use common::{Color, Connection, DryRun, Format, OutputArgs};
+pub use governance::{
+    ChangeSize, DoctorArgs, ExplainArgs, FailOn, MatrixArgs, MatrixWhat, WindowsArgs, WindowsWhat,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -63,8 +69,16 @@ pub enum Command {
     Abort(NameArgs),
     /// Start an Upgrade over that failed or was taken back
     Retry(NameArgs),
+    /// Change images without an Upgrade, in an emergency: time-limited, reasoned and recorded
+    BreakGlass(BreakGlassArgs),
     /// Show where an Upgrade is, why it waits, and the next command
     Status(StatusArgs),
+    /// Say why an Upgrade does not go on, when it can, and what helps
+    Explain(ExplainArgs),
+    /// Show maintenance windows and freezes, and when changes may be made
+    Windows(WindowsArgs),
+    /// Show compatibility matrices, and what they say of versions
+    Matrix(MatrixArgs),
     /// List Upgrades
     #[command(visible_alias = "ls")]
     List(ListArgs),
@@ -74,6 +88,8 @@ pub enum Command {
     Install(InstallArgs),
     /// Remove the part that runs in the cluster
     Uninstall(UninstallArgs),
+    /// Check the installation, and list who could get around it
+    Doctor(DoctorArgs),
     /// Print a completion script
     Completion(CompletionArgs),
     /// Print the versions of the plugin and of what is in the cluster
@@ -120,6 +136,12 @@ pub struct StrategyArgs {
     /// Take it back when it has not ended after this long, pauses left out
     #[arg(long, value_name = "DURATION")]
     pub on_timeout: Option<String>,
+    /// Do not start before this time, for instance 2026-12-24T03:00 by the local clock, or with Z
+    #[arg(long, value_name = "TIME")]
+    pub not_before: Option<String>,
+    /// What becomes of it when its maintenance window shuts under way [default: finish-step]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub window_overrun: Option<Overrun>,
     /// Stand still instead of going back when new pods fail
     #[arg(long)]
     pub no_auto_rollback: bool,
@@ -132,6 +154,17 @@ pub enum StrategyName {
     Rolling,
     /// Weight by weight, in place, with pauses
     Canary,
+}
+
+/// What becomes of an upgrade whose window shuts
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Overrun {
+    /// The step under way is finished, the next one waits
+    FinishStep,
+    /// Everything stands still until the window opens
+    Pause,
+    /// It is taken back
+    Rollback,
 }
 
 /// `plan`
@@ -223,6 +256,9 @@ pub struct PromoteArgs {
   # Read the plan, then answer the question
   kubectl upgrade approve web-v2
 
+  # One stage, where the policy asks for approvals by stage
+  kubectl upgrade approve web-v2 --stage canary
+
   # Where there is no terminal
   kubectl upgrade approve web-v2 --yes --reason 'CAB 1234'")]
 pub struct ApproveArgs {
@@ -235,6 +271,12 @@ pub struct ApproveArgs {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
+    /// Approve this stage and no other, where the policy asks for approvals by stage or step
+    #[arg(long, value_name = "NAME")]
+    pub stage: Option<String>,
+    /// Approve this one step of the stage, counted from 0, where the policy asks for it
+    #[arg(long, value_name = "N", requires = "stage", value_parser = clap::value_parser!(i32).range(0..))]
+    pub step: Option<i32>,
     /// The plan that was looked at; refused if the Upgrade's is another
     #[arg(long, value_name = "HASH")]
     pub plan_hash: Option<String>,

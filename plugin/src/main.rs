@@ -55,6 +55,7 @@ fn format(command: &Command) -> Option<Format> {
     match command {
         Command::Plan(a) => a.output.output,
         Command::Start(a) => a.output.output,
+        Command::BreakGlass(a) => a.output.output,
         Command::Approve(a) => a.base.output.output,
         Command::Reject(a) => a.base.output.output,
         Command::Pause(a) | Command::Resume(a) | Command::Abort(a) | Command::Retry(a) => {
@@ -62,6 +63,10 @@ fn format(command: &Command) -> Option<Format> {
         }
         Command::Promote(a) => a.base.output.output,
         Command::Status(a) => a.output.output,
+        Command::Explain(a) => a.output.output,
+        Command::Windows(a) => a.output.output,
+        Command::Matrix(a) => a.output.output,
+        Command::Doctor(a) => a.output.output,
         Command::List(a) => a.output.output,
         Command::History(a) => a.output.output,
         Command::Install(a) => a.output.output,

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
 use std::fmt::Write;
+use upgrade_core::api::status::Gate;
 use upgrade_core::api::{Decision, Phase, Upgrade, UpgradeApproval, UpgradeApprovalSpec};
 use upgrade_core::plan::build::version;
 
@@ -28,13 +29,14 @@ pub async fn approve(
             format!("--plan-hash: the plan of Upgrade {} is {plan_hash}, not {seen}", base.name);
         return Err(Refusal::new("OtherPlan", text).into());
     }
-    can_approve(&found, me.as_deref())?;
+    can_approve(&found, me.as_deref(), args)?;
     if matches!(base.output.output, None | Some(Format::Wide)) {
         printer.note(&summary(&found, &plan_hash))?;
     }
     confirm(printer, args.yes, base.dry_run, "Approve exactly this?", "approve")?;
-    let approval = object(&found, plan_hash, Decision::Approved, args.reason.clone());
-    let word = format!("approved{}", count(&found));
+    let mut approval = object(&found, plan_hash, Decision::Approved, args.reason.clone());
+    (approval.spec.stage, approval.spec.step) = (args.stage.clone(), args.step);
+    let word = format!("approved{}{}", part(args), count(&found, args));
     decide(session, printer, base, &found, (&approval, &word, "")).await
 }
 
@@ -116,14 +118,36 @@ fn agreed_hash(upgrade: &Upgrade) -> Result<String, Refusal> {
     .hint("kubectl upgrade version"))
 }
 
-fn can_approve(upgrade: &Upgrade, me: Option<&str>) -> Result<(), Refusal> {
+/// Which part is approved, for people.
+fn part(args: &ApproveArgs) -> String {
+    match (&args.stage, args.step) {
+        (Some(stage), Some(step)) => format!(", step {step} of stage {stage}"),
+        (Some(stage), None) => format!(", stage {stage}"),
+        (None, _) => String::new(),
+    }
+}
+
+fn can_approve(upgrade: &Upgrade, me: Option<&str>, args: &ApproveArgs) -> Result<(), Refusal> {
     let (name, status) = (upgrade.name_any(), status(upgrade));
-    if !matches!(status.phase, Phase::AwaitingApproval | Phase::Pending) {
+    // A part may be approved while others are under way; which one fits, admission knows.
+    let in_parts = args.stage.is_some()
+        || status.gates.iter().any(|gate| gate.gate == Gate::Approval && !gate.open);
+    let waits = matches!(status.phase, Phase::AwaitingApproval | Phase::Pending)
+        || in_parts && matches!(status.phase, Phase::Progressing | Phase::Paused);
+    if !waits {
         let text = format!("Upgrade {name} is {}: it does not wait for approval", status.phase);
         return Err(Refusal::new("WrongPhase", text));
     }
+    let stages = &upgrade.spec.stages;
+    if let Some(stage) = args.stage.as_ref().filter(|s| stages.iter().all(|x| x.name != **s)) {
+        let names: Vec<_> = stages.iter().map(|s| s.name.as_str()).collect();
+        let text =
+            format!("--stage: Upgrade {name} has no stage {stage}; it has {}", names.join(", "));
+        return Err(Refusal::usage(text));
+    }
     let approved = status.approvals.map(|a| a.approved_by).unwrap_or_default();
-    if let Some(me) = me.filter(|me| approved.iter().any(|a| a == me)) {
+    let again = |me: &&str| !in_parts && approved.iter().any(|a| a == me);
+    if let Some(me) = me.filter(again) {
         return Err(Refusal::new(
             "AlreadyApproved",
             format!("you ({me}) have approved Upgrade {name} already"),
@@ -142,8 +166,8 @@ fn can_approve(upgrade: &Upgrade, me: Option<&str>) -> Result<(), Refusal> {
     }
 }
 
-fn count(upgrade: &Upgrade) -> String {
-    match status(upgrade).approvals {
+fn count(upgrade: &Upgrade, args: &ApproveArgs) -> String {
+    match status(upgrade).approvals.filter(|_| args.stage.is_none()) {
         Some(a) if a.required > 0 => format!(" ({}/{})", a.approved_by.len() + 1, a.required),
         _ => String::new(),
     }
@@ -186,6 +210,8 @@ fn object(
             upgrade: name,
             upgrade_uid: upgrade.uid(),
             plan_hash,
+            stage: None,
+            step: None,
             decision,
             reason: reason.filter(|r| !r.is_empty()),
             approver: None,

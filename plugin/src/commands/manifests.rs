@@ -8,11 +8,14 @@ use crate::output::Refusal;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
 use kube::discovery::{Discovery, Scope};
-use serde_json::Value;
-use upgrade_core::api::SYSTEM_NAMESPACE;
+use serde_json::{Value, json};
+use upgrade_core::api::{SERVICE_ACCOUNT, SYSTEM_NAMESPACE};
 use upgrade_core::plan::{ObjectId, flatten};
 
 include!(concat!(env!("OUT_DIR"), "/manifests.rs"));
+
+/// EndpointSlice that says whether a webhook outside the cluster answers.
+const OUTSIDE_SLICE: &str = "upgrade-webhook-outside";
 
 /// An object to apply or to remove.
 #[derive(Clone, Debug)]
@@ -39,6 +42,11 @@ impl Item {
             self.id.kind.as_str(),
             "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration"
         )
+    }
+
+    /// Whether it puts a policy of the floor into force.
+    pub fn is_binding(&self) -> bool {
+        self.id.kind == "ValidatingAdmissionPolicyBinding"
     }
 
     /// Whether it is a CustomResourceDefinition.
@@ -75,15 +83,45 @@ pub fn wanted(webhook_url: Option<&str>) -> Result<Vec<Item>, Refusal> {
     let mut items: Vec<Item> =
         objects.into_iter().map(|(id, object)| Item { id, object }).collect();
     if let Some(url) = webhook_url {
-        items.retain(|i| {
-            !matches!(i.id.kind.as_str(), "Deployment" | "Service" | "PodDisruptionBudget")
-        });
+        items.retain(|i| !is_of_the_pods(&i.id.kind));
         for item in items.iter_mut().filter(|i| i.is_webhook()) {
             point_to(&mut item.object, url);
         }
+        outside(&mut items)?;
     }
     items.sort_by_key(|i| rank(&i.id.kind));
     Ok(items)
+}
+
+/// The floor asks the Service's EndpointSlices whether the webhook answers. With the webhook outside
+/// the cluster nobody keeps any: one stands there, ready, for whoever runs it outside to keep. Its
+/// address is one that is set aside for documentation; nothing is ever sent there.
+fn outside(items: &mut Vec<Item>) -> Result<(), Refusal> {
+    for item in items.iter_mut().filter(|i| i.id.kind == "Service") {
+        if let Some(spec) = item.object.get_mut("spec").and_then(Value::as_object_mut) {
+            spec.remove("selector");
+        }
+    }
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": OUTSIDE_SLICE, "namespace": SYSTEM_NAMESPACE,
+            "labels": {"kubernetes.io/service-name": SERVICE_ACCOUNT,
+                "endpointslice.kubernetes.io/managed-by": "kubectl-upgrade",
+                "app.kubernetes.io/part-of": "kubectl-upgrade"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "https", "port": 443, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["192.0.2.1"], "conditions": {"ready": true}}],
+    });
+    let more = flatten(vec![slice]).map_err(|e| Refusal::new("InternalError", e.to_string()))?;
+    items.extend(more.into_iter().map(|(id, object)| Item { id, object }));
+    Ok(())
+}
+
+/// What only makes sense where the webhook runs in the cluster.
+fn is_of_the_pods(kind: &str) -> bool {
+    let kinds = ["Deployment", "PodDisruptionBudget", "NetworkPolicy", "ResourceQuota"];
+    kinds.contains(&kind)
 }
 
 fn rank(kind: &str) -> u8 {
@@ -93,7 +131,9 @@ fn rank(kind: &str) -> u8 {
         "ServiceAccount" | "ClusterRole" | "ClusterRoleBinding" | "Role" | "RoleBinding" => 2,
         "Deployment" => 4,
         "Service" | "PodDisruptionBudget" => 5,
-        "ValidatingAdmissionPolicy" | "ValidatingAdmissionPolicyBinding" => 8,
+        "EndpointSlice" => 6,
+        "ValidatingAdmissionPolicy" => 7,
+        "ValidatingAdmissionPolicyBinding" => 8,
         "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => 9,
         _ => 3,
     }
@@ -158,7 +198,6 @@ pub async fn kinds(session: &Session) -> Result<Discovery, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn an_address_replaces_the_service_and_keeps_the_path() {
@@ -179,10 +218,25 @@ mod tests {
             "ClusterRole",
             "Deployment",
             "Service",
+            "EndpointSlice",
             "ValidatingAdmissionPolicy",
+            "ValidatingAdmissionPolicyBinding",
             "ValidatingWebhookConfiguration",
         ];
         assert!(kinds.windows(2).all(|pair| rank(pair[0]) < rank(pair[1])));
+    }
+
+    #[test]
+    fn outside_the_cluster_a_slice_stands_for_the_webhook() {
+        let Ok(items) = wanted(Some("https://127.0.0.1:9443")) else { return };
+        let of = |kind: &str| items.iter().find(|i| i.id.kind == kind);
+        assert!(items.iter().all(|i| !is_of_the_pods(&i.id.kind)), "{items:?}");
+        let service = of("Service").expect("a Service");
+        assert!(service.object["spec"]["selector"].is_null());
+        let slice = of("EndpointSlice").expect("a slice");
+        let named = &slice.object["metadata"]["labels"]["kubernetes.io/service-name"];
+        assert_eq!(named, service.object["metadata"]["name"].as_str().expect("a name"));
+        assert_eq!(slice.object["endpoints"][0]["conditions"]["ready"], true);
     }
 
     #[test]

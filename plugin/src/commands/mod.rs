@@ -1,17 +1,22 @@
 //! The verbs, one file each.
 
 mod approve;
+mod break_glass;
 mod completion;
+mod doctor;
+mod explain;
 mod history;
 mod install;
 mod list;
 mod manifests;
+mod matrix;
 mod plan;
 mod start;
 mod status;
 mod steer;
 mod uninstall;
 mod version;
+mod windows;
 
 use crate::cli::{Cli, Command};
 use crate::client::{Session, connect};
@@ -38,6 +43,40 @@ pub async fn run(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
             let reason = lower::reject(args)?;
             approve::reject(&session().await?, printer, args, reason).await
         }
+        Command::Pause(_)
+        | Command::Resume(_)
+        | Command::Abort(_)
+        | Command::Retry(_)
+        | Command::Promote(_) => Box::pin(steering(cli, printer)).await,
+        Command::BreakGlass(args) => {
+            let asked = lower::break_glass(args)?;
+            break_glass::run(&session().await?, printer, args, &asked).await
+        }
+        Command::Status(args) => {
+            let follow = lower::status(args)?;
+            status::run(&session().await?, printer, args, &follow).await
+        }
+        Command::Explain(_) | Command::Doctor(_) | Command::Windows(_) | Command::Matrix(_) => {
+            Box::pin(look(cli, printer)).await
+        }
+        Command::List(args) => list::run(&session().await?, printer, args).await,
+        Command::History(args) => {
+            let subject = lower::history(args)?;
+            history::run(&session().await?, printer, &subject, args.output.output).await
+        }
+        Command::Install(_) | Command::Uninstall(_) => administer(cli, printer).await,
+        Command::Completion(args) => completion::run(printer, args),
+        Command::Version(args) => {
+            let session: Option<Session> = if args.client { None } else { session().await.ok() };
+            version::run(session.as_ref(), printer, args).await
+        }
+    }
+}
+
+/// Verbs that give orders to an Upgrade.
+async fn steering(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
+    let session = || connect(&cli.connection);
+    match &cli.command {
         Command::Pause(args)
         | Command::Resume(args)
         | Command::Abort(args)
@@ -56,21 +95,31 @@ pub async fn run(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
             let verb = steer::Verb::Promote { full: args.full };
             steer::run(&session().await?, printer, verb, &args.base).await
         }
-        Command::Status(args) => {
-            let follow = lower::status(args)?;
-            status::run(&session().await?, printer, args, &follow).await
+        _ => Ok(Exit::Done),
+    }
+}
+
+/// Verbs that look at governance and write nothing.
+async fn look(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
+    let session = || connect(&cli.connection);
+    match &cli.command {
+        Command::Explain(args) => {
+            let zone = explain::lower(args)?;
+            explain::run(&session().await?, printer, args, &zone).await
         }
-        Command::List(args) => list::run(&session().await?, printer, args).await,
-        Command::History(args) => {
-            let subject = lower::history(args)?;
-            history::run(&session().await?, printer, &subject, args.output.output).await
+        Command::Windows(args) => {
+            let asked = windows::lower(args)?;
+            windows::run(&session().await?, printer, &asked, args.output.output).await
         }
-        Command::Install(_) | Command::Uninstall(_) => administer(cli, printer).await,
-        Command::Completion(args) => completion::run(printer, args),
-        Command::Version(args) => {
-            let session: Option<Session> = if args.client { None } else { session().await.ok() };
-            version::run(session.as_ref(), printer, args).await
+        Command::Matrix(args) => {
+            let given = matrix::lower(args)?;
+            matrix::run(&session().await?, printer, args, &given).await
         }
+        Command::Doctor(args) => {
+            doctor::lower(args)?;
+            doctor::run(&session().await?, printer, args).await
+        }
+        _ => Ok(Exit::Done),
     }
 }
 

@@ -1,10 +1,12 @@
 //! `plan`: shows what an upgrade would do, and changes nothing.
 
-use crate::cli::Format;
+use super::start::object;
+use crate::cli::{DryRun, Format};
 use crate::client::Session;
 use crate::gather::{Prepared, preflight, prepare};
 use crate::lower::Intent;
-use crate::output::{Exit, Printer, plan};
+use crate::objects::create;
+use crate::output::{Exit, Printer, Refusal, plan};
 
 /// Shows the plan.
 pub async fn run(
@@ -21,6 +23,8 @@ pub async fn run(
             preflight::governance(&session, &mut prepared.plan).await;
             if let Err(refusal) = preflight::rivals(&prepared.plan, &existing) {
                 printer.warn(&refusal.message)?;
+            } else if let Err(refusal) = asked(&session, &prepared).await {
+                printer.warn(&format!("it would be refused: {}", refusal.message))?;
             }
         }
         Err(refusal) => printer.warn(&format!("{}; `start` needs that", refusal.message))?,
@@ -32,6 +36,16 @@ pub async fn run(
         )?;
     }
     Ok(Exit::Done)
+}
+
+/// Asks the server by a dry run: what policies and matrices say of it is for them to say.
+async fn asked(session: &Session, prepared: &Prepared) -> Result<(), Refusal> {
+    let upgrade = object(prepared, None);
+    match create(session, &upgrade, DryRun::Server).await {
+        // Whoever may only look sees the plan all the same.
+        Err(refusal) if refusal.reason != "Denied" => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// The plan in the format that was asked for, its notices on stderr.

@@ -33,7 +33,7 @@ pub async fn run(
         preflight::settle_name(&mut prepared.plan, start.intent.name.is_some(), &existing)?;
     preflight::governance(&session, &mut prepared.plan).await;
     let name = prepared.plan.name.clone();
-    let upgrade = object(&prepared, start);
+    let upgrade = object(&prepared, start.reason.as_deref());
     if naming == Naming::SameAgain {
         said(printer, start, &upgrade, "unchanged")?;
     } else if start.dry_run == DryRun::Client {
@@ -74,10 +74,11 @@ fn next(name: &str, namespace: &str) -> String {
     )
 }
 
-fn object(prepared: &Prepared, start: &Start) -> Upgrade {
+/// The Upgrade that a plan asks for.
+pub fn object(prepared: &Prepared, reason: Option<&str>) -> Upgrade {
     let plan = &prepared.plan;
     let annotations =
-        start.reason.clone().map(|r| BTreeMap::from([(REASON_ANNOTATION.to_owned(), r)]));
+        reason.map(|r| BTreeMap::from([(REASON_ANNOTATION.to_owned(), r.to_owned())]));
     Upgrade {
         metadata: ObjectMeta {
             name: Some(plan.name.clone()),

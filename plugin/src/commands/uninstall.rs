@@ -1,4 +1,4 @@
-//! `uninstall`: what calls us goes first, so that nothing is ever refused by something that is
+//! `uninstall`: the floor and what calls us go first, so that nothing is ever refused by something that is
 //! half gone.
 
 use super::manifests::{Item, api_of, kinds, wanted};
@@ -34,8 +34,12 @@ pub async fn run(
     nothing_in_flight(&upgrades, args.force, printer)?;
     let mut items = wanted(None)?;
     items.reverse();
-    // What calls us, first of all; the data, last of all.
-    items.sort_by_key(|i| (!i.is_webhook(), i.is_crd()));
+    // What is in force without us, then what calls us; the data, last of all. A binding goes before
+    // its policy and before anything that either reads: what is missing would be a refusal.
+    items.sort_by_key(|i| {
+        let floor = i.id.kind == "ValidatingAdmissionPolicy";
+        (!i.is_binding(), !floor, !i.is_webhook(), i.is_crd())
+    });
     let served = kinds(session).await?;
     for item in items.iter().filter(|i| !i.is_crd()) {
         remove(session, printer, args, &served, item).await?;

@@ -1,12 +1,16 @@
 //! What runs now, what is wanted, and the plan that lies between. Reads only.
 
+pub mod facts;
 mod files;
 mod images;
 mod live;
 mod manifests;
 pub mod preflight;
+mod read;
+pub mod workloads;
 
 pub use files::parse;
+pub use read::{Read, list_all};
 
 use crate::client::Session;
 use crate::lower::{Change, Intent};
@@ -95,6 +99,8 @@ async fn finish(
         name: intent.name.clone(),
         strategy: intent.strategy.clone(),
         auto_rollback: intent.auto_rollback.clone(),
+        not_before: intent.not_before.clone(),
+        window_overrun: intent.window_overrun,
         workloads,
     };
     Ok(plan(request))

@@ -1,21 +1,28 @@
 //! From flags to something that can be done: every flag is checked here, before the first request.
 
+mod break_glass;
 mod change;
 mod duration;
 mod steps;
+mod zone;
 
+pub use break_glass::{Exception, break_glass};
 pub use change::{Change, Container, Reference, reference};
 pub use duration::{Span, duration};
 pub use steps::steps;
+pub use zone::{instant, zone};
 
 use crate::cli::{
-    ApproveArgs, ChangeArgs, DryRun, Format, HistoryArgs, InstallArgs, NameArgs, StartArgs,
-    StatusArgs, StrategyArgs, StrategyName,
+    ApproveArgs, ChangeArgs, DryRun, Format, HistoryArgs, InstallArgs, NameArgs, Overrun,
+    StartArgs, StatusArgs, StrategyArgs, StrategyName,
 };
 use crate::output::Refusal;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
 use upgrade_core::api::Phase;
-use upgrade_core::api::upgrade::{AutoRollback, Canary, OnFailure, Rolling, Strategy};
+use upgrade_core::api::upgrade::{
+    AutoRollback, Canary, OnFailure, Rolling, Strategy, WindowOverrun,
+};
 
 /// What is asked for when no steps are given.
 const DEFAULT_STEPS: &str = "10,pause,50,pause,100";
@@ -29,6 +36,10 @@ pub struct Intent {
     pub strategy: Strategy,
     /// When it is taken back by itself.
     pub auto_rollback: Option<AutoRollback>,
+    /// When it may start at the earliest.
+    pub not_before: Option<Time>,
+    /// What becomes of it when its window shuts.
+    pub window_overrun: Option<WindowOverrun>,
     /// Name of the Upgrade.
     pub name: Option<String>,
 }
@@ -57,6 +68,12 @@ pub fn intent(change: &ChangeArgs, args: &StrategyArgs) -> Result<Intent, Refusa
         change: change::lower(change)?,
         strategy: strategy(args)?,
         auto_rollback: auto_rollback(args)?,
+        not_before: not_before(args.not_before.as_deref())?,
+        window_overrun: args.window_overrun.map(|o| match o {
+            Overrun::FinishStep => WindowOverrun::FinishStep,
+            Overrun::Pause => WindowOverrun::Pause,
+            Overrun::Rollback => WindowOverrun::Rollback,
+        }),
         name: args.name.clone(),
     })
 }
@@ -75,6 +92,11 @@ pub fn start(args: &StartArgs) -> Result<Start, Refusal> {
         wait: args.wait.then_some(timeout),
         format: args.output.output,
     })
+}
+
+fn not_before(text: Option<&str>) -> Result<Option<Time>, Refusal> {
+    let zone = jiff::tz::TimeZone::system();
+    text.map(|t| instant(t, &zone, "--not-before").map(Time)).transpose()
 }
 
 fn strategy(args: &StrategyArgs) -> Result<Strategy, Refusal> {

@@ -116,6 +116,19 @@ fn the_strategy_follows_from_the_flags() {
 }
 
 #[test]
+fn when_it_may_go_is_checked() {
+    use upgrade_core::api::upgrade::WindowOverrun;
+    let plain = lowered("k start deploy/web --to v2").expect("valid");
+    assert!(plain.not_before.is_none() && plain.window_overrun.is_none());
+    let set = "k start deploy/web --to v2 --not-before 2026-12-24T03:00Z --window-overrun rollback";
+    let set = lowered(set).expect("valid");
+    assert_eq!(set.not_before.expect("a time").0.to_string(), "2026-12-24T03:00:00Z");
+    assert_eq!(set.window_overrun, Some(WindowOverrun::Rollback));
+    let wrong = refused("k start deploy/web --to v2 --not-before tomorrow");
+    assert!(wrong.contains("--not-before: `tomorrow` is not a time"), "{wrong}");
+}
+
+#[test]
 fn waiting_is_checked() {
     let say = |line: &str| match cli(line).expect("clap takes it") {
         Command::Status(args) => status(&args).map_or_else(|e| e.message, |f| format!("{f:?}")),
