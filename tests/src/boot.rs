@@ -13,6 +13,7 @@ use crate::build::{self, Binaries};
 use crate::cluster::ControlPlane;
 use crate::components::{Plan, Ports};
 use crate::guard::{Guardian, Launch, Process};
+use crate::node::{Node, Space, Up};
 use crate::pki::{self, Authority};
 use crate::progress::Progress;
 use crate::{nodes, ports};
@@ -22,6 +23,9 @@ use crate::{nodes, ports};
 pub struct Options {
     /// Fake nodes.
     pub nodes: u16,
+    /// A real node besides, which takes what [`Node::unavailable`] says. Pods go wherever they fit,
+    /// so with 0 fake nodes they all go there.
+    pub node: bool,
     /// Where the start reports its steps.
     pub progress: Progress,
     /// More flags for kube-apiserver.
@@ -34,6 +38,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             nodes: 3,
+            node: false,
             progress: Progress::silent(),
             apiserver_flags: Vec::new(),
             controller_manager_flags: Vec::new(),
@@ -65,43 +70,80 @@ pub(crate) struct Booted {
     pub(crate) ports: Ports,
     pub(crate) authority: Authority,
     pub(crate) processes: Vec<Process>,
+    pub(crate) node: Option<Node>,
 }
 
 pub(crate) async fn start(options: Options) -> Result<ControlPlane> {
     // Only the first call in a process can set it, and any set before is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if let Some(why) = options.node.then(Node::unavailable).flatten() {
+        bail!("{why}");
+    }
     let guardian = Guardian::launch()?;
     let binaries = build::ensure(&guardian, &options.progress).await?;
-    let mut attempt = Attempt::new(&guardian, &binaries, &options, 1);
-    let booted = match attempt.run().await {
+    // Its addresses are part of the API server's flags and certificate.
+    let space = if options.node { Some(Space::open(&guardian).await?) } else { None };
+    let start = Start { guardian: &guardian, binaries: &binaries, options: &options };
+    let mut attempt = Attempt::new(&start, space.as_ref(), 1);
+    let mut booted = match attempt.run().await {
         Err(error) if error.is::<PortTaken>() => {
             attempt.abandon().await?;
-            Attempt::new(&guardian, &binaries, &options, 2).run().await
+            Attempt::new(&start, space.as_ref(), 2).run().await
         }
         outcome => outcome,
     }?;
+    if let Some(space) = space {
+        booted.node = Some(start.node(space, &booted).await?);
+    }
     Ok(ControlPlane::new(guardian, binaries, booted))
+}
+
+/// What every attempt starts from.
+struct Start<'a> {
+    guardian: &'a Guardian,
+    binaries: &'a Binaries,
+    options: &'a Options,
+}
+
+impl Start<'_> {
+    async fn node(&self, space: Space, booted: &Booted) -> Result<Node> {
+        let binaries = build::ensure_node(self.guardian, &self.options.progress).await?;
+        let client = client(&booted.dir.join("admin.kubeconfig")).await?;
+        Node::start(Up {
+            guardian: self.guardian,
+            binaries: &binaries,
+            space,
+            authority: &booted.authority,
+            client: &client,
+            dir: &booted.dir,
+            port: booted.ports.apiserver,
+            progress: &self.options.progress,
+        })
+        .await
+    }
 }
 
 struct Attempt<'a> {
     guardian: &'a Guardian,
     binaries: &'a Binaries,
     options: &'a Options,
+    space: Option<&'a Space>,
     dir: PathBuf,
     processes: Vec<Process>,
 }
 
 impl<'a> Attempt<'a> {
-    fn new(guardian: &'a Guardian, binaries: &'a Binaries, options: &'a Options, n: u8) -> Self {
+    fn new(start: &Start<'a>, space: Option<&'a Space>, n: u8) -> Self {
+        let Start { guardian, binaries, options } = *start;
         let dir = guardian.scratch().join(format!("boot-{n}"));
-        Self { guardian, binaries, options, dir, processes: Vec::new() }
+        Self { guardian, binaries, options, space, dir, processes: Vec::new() }
     }
 
     async fn run(&mut self) -> Result<Booted> {
         let [etcd, etcd_peer, apiserver] = ports::free()?;
         let ports = Ports { etcd, etcd_peer, apiserver };
-        let plan =
-            Plan { binaries: self.binaries, options: self.options, dir: self.dir.clone(), ports };
+        let Self { binaries, options, space, .. } = *self;
+        let plan = Plan { binaries, options, space, dir: self.dir.clone(), ports };
         let authority = Authority::new()?;
         plan.write(&authority)?;
         let url = format!("https://127.0.0.1:{apiserver}");
@@ -126,7 +168,7 @@ impl<'a> Attempt<'a> {
         }
         self.populate(&client).await?;
         let processes = std::mem::take(&mut self.processes);
-        Ok(Booted { dir: self.dir.clone(), ports, authority, processes })
+        Ok(Booted { dir: self.dir.clone(), ports, authority, processes, node: None })
     }
 
     /// Brings the nodes up, unless one of the processes that it takes ends.

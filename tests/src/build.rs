@@ -11,8 +11,32 @@ use crate::cache;
 use crate::guard::{Guardian, Launch};
 use crate::progress::{Progress, Ticker};
 
-const GO_MOD: &str = include_str!("../controlplane/go.mod");
-const GO_SUM: &str = include_str!("../controlplane/go.sum");
+/// Sources that are built together, in a Go module of their own.
+struct Module {
+    /// For people, and the directory in the cache.
+    name: &'static str,
+    go_mod: &'static str,
+    go_sum: &'static str,
+    /// What stands in the module itself, by path.
+    files: &'static [(&'static str, &'static str)],
+    /// How long it takes, for people.
+    takes: &'static str,
+}
+
+const CONTROL_PLANE: Module = Module {
+    name: "controlplane",
+    go_mod: include_str!("../controlplane/go.mod"),
+    go_sum: include_str!("../controlplane/go.sum"),
+    files: &[],
+    takes: "7 min on 2 cores the first time; seconds when Go's cache is warm",
+};
+const NODE: Module = Module {
+    name: "node",
+    go_mod: include_str!("../controlplane/node/go.mod"),
+    go_sum: include_str!("../controlplane/node/go.sum"),
+    files: &[("pause/main.go", include_str!("../controlplane/node/pause/main.go"))],
+    takes: "4 min on 2 cores the first time; seconds when Go's cache is warm",
+};
 const VERSION: &str = "k8s.io/component-base/version";
 
 /// Go is not there, or cannot build the control plane. Its own type, because it asks something of
@@ -45,6 +69,15 @@ pub struct Binaries {
     pub kwok: PathBuf,
 }
 
+/// Where the binaries of a real node are.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeBinaries {
+    pub(crate) kubelet: PathBuf,
+    pub(crate) kube_proxy: PathBuf,
+    /// Holds a pod's namespaces open.
+    pub(crate) pause: PathBuf,
+}
+
 /// A binary: its name, its Go package, and the name `go build` gives it.
 struct Tool {
     name: &'static str,
@@ -65,6 +98,12 @@ const TOOLS: [Tool; 6] = [
     kubernetes("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
 ];
 
+const NODE_TOOLS: [Tool; 3] = [
+    kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
+    kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
+    Tool { name: "pause", package: "./pause", built: "pause" },
+];
+
 /// The binaries: those in `KUBEBUILDER_ASSETS` as they are, the others from the cache, built into
 /// it where they are missing.
 pub async fn ensure(guardian: &Guardian, progress: &Progress) -> Result<Binaries> {
@@ -75,32 +114,45 @@ pub async fn ensure(guardian: &Guardian, progress: &Progress) -> Result<Binaries
     let built = if missing.is_empty() {
         PathBuf::new()
     } else {
-        built(guardian, &missing, progress).await?
+        built(guardian, &CONTROL_PLANE, &missing, progress).await?
     };
     let [etcd, apiserver, controller_manager, scheduler, kubectl, kwok] =
         TOOLS.map(|tool| given(&tool).unwrap_or_else(|| built.join(tool.built)));
     Ok(Binaries { etcd, apiserver, controller_manager, scheduler, kubectl, kwok })
 }
 
+/// The binaries of a real node, from the cache or built into it.
+pub(crate) async fn ensure_node(guardian: &Guardian, progress: &Progress) -> Result<NodeBinaries> {
+    let bin = built(guardian, &NODE, &NODE_TOOLS.each_ref(), progress).await?;
+    let [kubelet, kube_proxy, pause] = NODE_TOOLS.map(|tool| bin.join(tool.built));
+    Ok(NodeBinaries { kubelet, kube_proxy, pause })
+}
+
 /// The directory with these tools, from the cache or built into it.
-async fn built(guardian: &Guardian, tools: &[&Tool], progress: &Progress) -> Result<PathBuf> {
+async fn built(
+    guardian: &Guardian,
+    module: &Module,
+    tools: &[&Tool],
+    progress: &Progress,
+) -> Result<PathBuf> {
     let cache = cache::dir()?;
-    let flags = flags()?;
-    let name = format!("controlplane-{}", fingerprint(tools, &flags, &go_version()?));
+    let flags = module.flags()?;
+    let go = go_version(module.word_after("go ")?)?;
+    let name = format!("{}-{}", module.name, module.fingerprint(tools, &flags, &go));
     let done = cache.join(&name);
     if done.is_dir() {
         return Ok(done);
     }
     std::fs::create_dir_all(&cache)
         .with_context(|| format!("cannot create the cache {}", cache.display()))?;
-    let _lock = only_one(&cache.join(format!("{name}.lock")), progress).await?;
+    let _lock = only_one(&cache.join(format!("{name}.lock")), module, progress).await?;
     if done.is_dir() {
         return Ok(done);
     }
     // Whoever left this behind was killed: the lock says that nobody is at it now.
     let work = cache.join(format!("{name}.building"));
     let _ = std::fs::remove_dir_all(&work);
-    build(guardian, tools, &flags, &work).await?;
+    build(guardian, module, tools, &flags, &work).await?;
     std::fs::rename(work.join("bin"), &done)
         .with_context(|| format!("cannot create {}", done.display()))?;
     let _ = std::fs::remove_dir_all(&work);
@@ -108,12 +160,13 @@ async fn built(guardian: &Guardian, tools: &[&Tool], progress: &Progress) -> Res
 }
 
 /// Holds the lock file; processes that come meanwhile wait for the one that builds.
-async fn only_one(path: &Path, progress: &Progress) -> Result<File> {
+async fn only_one(path: &Path, module: &Module, progress: &Progress) -> Result<File> {
     let lock = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     match lock.try_lock() {
         Ok(()) => return Ok(lock),
         Err(TryLockError::WouldBlock) => {
-            progress.step("another process builds the control plane; waiting for it");
+            let what = module.what();
+            progress.step(&format!("another process builds {what}; waiting for it"));
         }
         Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the cache"),
     }
@@ -122,11 +175,22 @@ async fn only_one(path: &Path, progress: &Progress) -> Result<File> {
         .context("cannot lock the cache")
 }
 
-async fn build(guardian: &Guardian, tools: &[&Tool], flags: &[String], work: &Path) -> Result<()> {
+async fn build(
+    guardian: &Guardian,
+    module: &Module,
+    tools: &[&Tool],
+    flags: &[String],
+    work: &Path,
+) -> Result<()> {
     let bin = work.join("bin");
     std::fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
-    std::fs::write(work.join("go.mod"), GO_MOD)?;
-    std::fs::write(work.join("go.sum"), GO_SUM)?;
+    std::fs::write(work.join("go.mod"), module.go_mod)?;
+    std::fs::write(work.join("go.sum"), module.go_sum)?;
+    for (path, text) in module.files {
+        let path = work.join(path);
+        std::fs::create_dir_all(path.parent().unwrap_or(work))?;
+        std::fs::write(path, text)?;
+    }
     let mut argv = vec!["go".to_owned(), "build".to_owned()];
     argv.extend(flags.iter().cloned());
     argv.extend(["-o".to_owned(), format!("{}/", bin.display())]);
@@ -140,9 +204,8 @@ async fn build(guardian: &Guardian, tools: &[&Tool], flags: &[String], work: &Pa
             cwd: Some(work.to_owned()),
         })
         .await?;
-    let ticker = Ticker::start(
-        "building the control plane (7 min on 2 cores the first time; seconds when Go's cache is warm)",
-    );
+    let what = module.what();
+    let ticker = Ticker::start(format!("building {what} ({})", module.takes));
     let exit = loop {
         tokio::select! {
             exit = go.wait_exit() => break exit,
@@ -150,13 +213,13 @@ async fn build(guardian: &Guardian, tools: &[&Tool], flags: &[String], work: &Pa
         }
     };
     if !exit.success() {
-        ticker.done("building the control plane failed");
+        ticker.done(&format!("building {what} failed"));
         bail!(
             "go build ended with {exit}:\n{}\nhint: Go fetches the sources through GOPROXY, and needs a network the first time",
             go.log_tail(20)
         );
     }
-    ticker.done("built the control plane");
+    ticker.done(&format!("built {what}"));
     Ok(())
 }
 
@@ -173,45 +236,53 @@ fn go_env() -> [(&'static str, &'static str); 6] {
     ]
 }
 
-fn flags() -> Result<Vec<String>> {
-    let version = word_after("k8s.io/kubernetes ")?;
-    let (major, minor) = version
-        .trim_start_matches('v')
-        .rsplit_once('.')
-        .and_then(|(release, _)| release.split_once('.'))
-        .with_context(|| format!("{version} is no Kubernetes version"))?;
-    let link = format!(
-        "-s -w -X {VERSION}.gitVersion={version} -X {VERSION}.gitMajor={major} -X {VERSION}.gitMinor={minor}"
-    );
-    Ok(vec!["-trimpath".to_owned(), "-ldflags".to_owned(), link])
-}
-
-/// The word after `start` on its line in go.mod; a comment may follow there.
-fn word_after(start: &str) -> Result<&'static str> {
-    GO_MOD
-        .lines()
-        .find_map(|line| line.trim_start().strip_prefix(start)?.split_whitespace().next())
-        .with_context(|| format!("go.mod has no line {start:?}"))
-}
-
-fn fingerprint(tools: &[&Tool], flags: &[String], go: &str) -> String {
-    let mut hash = Sha256::new();
-    let packages = tools.iter().map(|tool| tool.package);
-    let parts = [GO_MOD, GO_SUM, go].into_iter().chain(packages);
-    for part in parts.chain(flags.iter().map(String::as_str)) {
-        hash.update(part);
-        hash.update([0]);
+impl Module {
+    fn what(&self) -> String {
+        format!("the {}", self.name.replace("controlplane", "control plane"))
     }
-    hash.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+
+    fn flags(&self) -> Result<Vec<String>> {
+        let version = self.word_after("k8s.io/kubernetes ")?;
+        let (major, minor) = version
+            .trim_start_matches('v')
+            .rsplit_once('.')
+            .and_then(|(release, _)| release.split_once('.'))
+            .with_context(|| format!("{version} is no Kubernetes version"))?;
+        let link = format!(
+            "-s -w -X {VERSION}.gitVersion={version} -X {VERSION}.gitMajor={major} -X {VERSION}.gitMinor={minor}"
+        );
+        Ok(vec!["-trimpath".to_owned(), "-ldflags".to_owned(), link])
+    }
+
+    /// The word after `start` on its line in go.mod; a comment may follow there.
+    fn word_after(&self, start: &str) -> Result<&'static str> {
+        let word = |line: &'static str| {
+            let line = line.trim_start().trim_start_matches("require ");
+            line.strip_prefix(start)?.split_whitespace().next()
+        };
+        let found = self.go_mod.lines().find_map(word);
+        found.with_context(|| format!("go.mod of {} has no line {start:?}", self.name))
+    }
+
+    fn fingerprint(&self, tools: &[&Tool], flags: &[String], go: &str) -> String {
+        let mut hash = Sha256::new();
+        let packages = tools.iter().map(|tool| tool.package);
+        let parts = [self.go_mod, self.go_sum, go].into_iter().chain(packages);
+        let parts = parts.chain(flags.iter().map(String::as_str));
+        for part in parts.chain(self.files.iter().map(|(_, text)| *text)) {
+            hash.update(part);
+            hash.update([0]);
+        }
+        hash.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
 }
 
 /// What `go version` prints, once it is known to suffice.
-fn go_version() -> Result<String> {
-    let wanted = word_after("go ")?;
+fn go_version(wanted: &str) -> Result<String> {
     let remedy = format!(
         "hint: install Go {wanted} or newer (your package manager, or the downloads at go.dev) and put it on PATH"
     );
@@ -259,8 +330,9 @@ mod tests {
 
     #[test]
     fn the_release_comes_from_go_mod() {
-        let flags = flags().unwrap();
-        assert!(flags[2].contains("gitVersion=v1."), "{flags:?}");
-        assert!(flags[2].contains("gitMajor=1 "), "{flags:?}");
+        let [control_plane, node] = [CONTROL_PLANE, NODE].map(|module| module.flags().unwrap());
+        assert!(node[2].contains("gitVersion=v1."), "{node:?}");
+        assert!(node[2].contains("gitMajor=1 "), "{node:?}");
+        assert_eq!(control_plane, node, "of one release");
     }
 }

@@ -17,6 +17,7 @@ use crate::boot::{self, Booted, Options};
 use crate::build::Binaries;
 use crate::components::Ports;
 use crate::guard::{Guardian, Launch, Process};
+use crate::node::Node;
 use crate::pki::{Authority, Pair};
 use crate::wait::wait_for;
 
@@ -30,6 +31,7 @@ pub struct ControlPlane {
     authority: Authority,
     admin: PathBuf,
     processes: Vec<Process>,
+    node: Option<Node>,
     counter: AtomicU64,
 }
 
@@ -54,7 +56,7 @@ impl ControlPlane {
     }
 
     pub(crate) fn new(guardian: Guardian, binaries: Binaries, booted: Booted) -> Self {
-        let Booted { dir, ports, authority, processes } = booted;
+        let Booted { dir, ports, authority, processes, node } = booted;
         Self {
             url: format!("https://127.0.0.1:{}", ports.apiserver),
             admin: dir.join("admin.kubeconfig"),
@@ -65,6 +67,7 @@ impl ControlPlane {
             ports,
             authority,
             processes,
+            node,
         }
     }
 
@@ -136,6 +139,11 @@ impl ControlPlane {
     /// The processes of the control plane, in the order of their start.
     pub fn processes(&self) -> &[Process] {
         &self.processes
+    }
+
+    /// The real node, where one was asked for.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
     }
 
     /// The guardian's pid.

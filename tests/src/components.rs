@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use crate::boot::Options;
 use crate::build::Binaries;
 use crate::guard::Launch;
+use crate::node::Space;
 use crate::nodes;
 use crate::pki::{self, Authority};
 
@@ -35,6 +36,8 @@ pub struct Ports {
 pub(crate) struct Plan<'a> {
     pub(crate) binaries: &'a Binaries,
     pub(crate) options: &'a Options,
+    /// Of the real node, where there is to be one.
+    pub(crate) space: Option<&'a Space>,
     pub(crate) dir: PathBuf,
     pub(crate) ports: Ports,
 }
@@ -44,7 +47,10 @@ impl Plan<'_> {
     pub(crate) fn write(&self, authority: &Authority) -> Result<()> {
         std::fs::create_dir_all(&self.dir).context("no directory for the control plane")?;
         authority.pair().write(&self.dir, "ca")?;
-        let names = ["localhost", "127.0.0.1", API_SERVICE, "kubernetes.default.svc"];
+        let own =
+            self.space.map(|space| [space.host(), space.api_service()].map(|ip| ip.to_string()));
+        let mut names = vec!["localhost", "127.0.0.1", API_SERVICE, "kubernetes.default.svc"];
+        names.extend(own.iter().flatten().map(String::as_str));
         authority.server(&names)?.write(&self.dir, "apiserver")?;
         authority.server(&["localhost", "127.0.0.1"])?.write(&self.dir, "etcd")?;
         authority.client("kube-apiserver", &[])?.write(&self.dir, "etcd-client")?;
@@ -121,8 +127,21 @@ impl Plan<'_> {
             // Written before the answer is sent, so that who has the answer can read the event.
             "--audit-log-mode=blocking".to_owned(),
         ];
+        if let Some(space) = self.space {
+            // The last of two equal flags counts.
+            flags.extend([
+                format!("--service-cluster-ip-range={}", space.services()),
+                format!("--advertise-address={}", space.host()),
+                "--endpoint-reconciler-type=lease".to_owned(),
+                format!("--kubelet-client-certificate={}", self.file("apiserver.crt")),
+                format!("--kubelet-client-key={}", self.file("apiserver.key")),
+            ]);
+        }
         flags.extend(self.options.apiserver_flags.iter().cloned());
-        Self::launch("kube-apiserver", &self.binaries.apiserver, flags)
+        let mut launch = Self::launch("kube-apiserver", &self.binaries.apiserver, flags);
+        // Webhooks and kubelets of a sandbox are never behind a proxy of the environment.
+        launch.env = ["NO_PROXY", "no_proxy"].map(|key| (key.to_owned(), "*".to_owned())).into();
+        launch
     }
 
     pub(crate) fn controller_manager(&self, kubeconfig: &Path) -> Launch {

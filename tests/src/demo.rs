@@ -12,9 +12,10 @@ use crate::scenario::Shop;
 use crate::{ControlPlane, Options, Progress};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::rbac::v1::RoleBinding;
-use kube::api::{Api, PostParams};
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::json;
-use upgrade_core::api::Phase;
+use upgrade_core::api::{MaintenanceWindow, Phase};
 
 struct Demo {
     shop: Shop,
@@ -83,7 +84,8 @@ impl Demo {
             self.clean("web", &before).await,
         );
         Box::pin(self.a_bad_version_is_taken_back()).await?;
-        Box::pin(self.abort_and_retry()).await
+        Box::pin(self.abort_and_retry()).await?;
+        Box::pin(self.a_freeze_holds_it()).await
     }
 
     fn nobody_changes_an_image_directly(&mut self) -> Result<()> {
@@ -201,12 +203,33 @@ impl Demo {
         self.check("ana aborts it: all pods are web:v1 again", ok && back);
         self.check("nothing of ours is left on the Deployment", self.clean("cart", &before).await);
         let (ok, _) = self.upgrade("ana", &["retry", "cart-v2"])?;
+        self.shop.phase("cart-v2", Phase::AwaitingApproval).await?;
+        self.check("a word is good for one attempt: the retry waits for bob", ok);
+        self.upgrade("bob", &["approve", "cart-v2", "--yes"])?;
         self.shop.rests_at("cart-v2", 1).await?;
         let (on, _) = self.upgrade("ana", &["promote", "cart-v2", "--full"])?;
         self.shop.phase("cart-v2", Phase::Completed).await?;
         self.check("ana retries and promotes it to the end", ok && on);
         self.upgrade("ana", &["list"])?;
         self.upgrade("ana", &["history"])?;
+        Ok(())
+    }
+
+    async fn a_freeze_holds_it(&mut self) -> Result<()> {
+        title("A freeze holds it, and says until when");
+        let reason = json!({"kind": "Deny", "reason": "stock-taking, ask the platform team"});
+        let freeze = self.shop.window("freeze", reason).await?;
+        self.upgrade("ana", &["start", "deploy/cart", "--to", "v3", "--name", "cart-v3"])?;
+        self.shop.phase("cart-v3", Phase::AwaitingApproval).await?;
+        self.upgrade("bob", &["approve", "cart-v3", "--yes"])?;
+        self.shop.says("cart-v3", "stock-taking").await?;
+        let (free, text) = self.upgrade("ana", &["explain", "cart-v3"])?;
+        let held = !free && text.contains("stock-taking");
+        self.check("`explain` says what holds it, and whom to ask", held);
+        let windows: Api<MaintenanceWindow> = Api::all(self.shop.client.clone());
+        windows.delete(&freeze.name_any(), &DeleteParams::default()).await?;
+        self.shop.phase("cart-v3", Phase::Completed).await?;
+        self.check("the freeze is over: it goes by itself", true);
         Ok(())
     }
 

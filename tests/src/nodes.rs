@@ -65,7 +65,8 @@ fn node(n: u16) -> Node {
     }
 }
 
-fn schedulable(node: Option<&Node>) -> bool {
+/// Whether pods go there.
+pub(crate) fn schedulable(node: Option<&Node>) -> bool {
     let Some(node) = node else { return false };
     let ready = node
         .status

@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::{Api, PostParams};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use tokio::sync::OnceCell;
 use upgrade_core::api::{SERVICE_ACCOUNT, SYSTEM_NAMESPACE};
 
@@ -24,6 +25,8 @@ pub struct Product {
     binaries: Binaries,
     argv: Vec<String>,
     probes: String,
+    admin: PathBuf,
+    url: String,
 }
 
 /// What `cargo build` made of this checkout.
@@ -44,11 +47,29 @@ pub async fn build() -> Result<Binaries> {
     built.await.cloned()
 }
 
-fn cargo_build() -> Result<Binaries> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+/// Builds the webhook for a container image: optimised, and linked statically, so that the image
+/// holds nothing else.
+pub fn build_static() -> Result<PathBuf> {
+    let target = match std::env::consts::ARCH {
+        arch @ ("x86_64" | "aarch64") => format!("{arch}-unknown-linux-gnu"),
+        other => bail!("no static build is made for {other}: x86_64 and aarch64 are known"),
+    };
+    let built = cargo()
+        // With a target the flags leave build scripts and macros alone.
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .args(["build", "--release", "--package", "upgrade-webhook", "--target", &target])
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    if !built.status.success() {
+        bail!("the webhook does not build");
+    }
+    executable(&built.stdout, "upgrade-webhook")
+}
+
+fn cargo() -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // All of the workspace: building a part would choose other features of shared dependencies
-    // and compile them again.
     let mut command = Command::new(cargo);
     // What `cargo run` and `cargo test` tell of their own package makes build scripts (ring's, for
     // one) believe that something changed, and half of the dependencies compile again.
@@ -59,24 +80,32 @@ fn cargo_build() -> Result<Binaries> {
             command.env_remove(name.as_ref());
         }
     }
-    let built = command
-        .current_dir(&root)
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    command
+}
+
+fn cargo_build() -> Result<Binaries> {
+    // All of the workspace: building a part would choose other features of shared dependencies
+    // and compile them again.
+    let built = cargo()
         .args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"])
         .output()
         .context("cannot run cargo")?;
     if !built.status.success() {
         bail!("the product does not build:\n{}", String::from_utf8_lossy(&built.stderr));
     }
-    let find = |name: &str| {
-        let lines = String::from_utf8_lossy(&built.stdout).into_owned();
-        lines
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .find(|path| path.file_stem().is_some_and(|stem| stem == name))
-            .with_context(|| format!("cargo built no {name}"))
-    };
+    let find = |name: &str| executable(&built.stdout, name);
     Ok(Binaries { plugin: find("kubectl-upgrade")?, webhook: find("upgrade-webhook")? })
+}
+
+/// The path of an executable in what `cargo build` tells in JSON.
+fn executable(told: &[u8], name: &str) -> Result<PathBuf> {
+    String::from_utf8_lossy(told)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .find(|path| path.file_stem().is_some_and(|stem| stem == name))
+        .with_context(|| format!("cargo built no {name}"))
 }
 
 /// Installs the product: CRDs, rights, webhook configurations; then starts webhook and controller.
@@ -111,7 +140,9 @@ pub async fn install_with(cluster: &ControlPlane, more: &[&str]) -> Result<Produ
     ];
     argv.extend(more.iter().map(|s| (*s).to_owned()));
     let webhook = spawn(cluster, &argv).await?;
-    let product = Product { webhook, binaries, argv, probes: format!("127.0.0.1:{probes}") };
+    let admin = cluster.kubeconfig().to_owned();
+    let probes = format!("127.0.0.1:{probes}");
+    let product = Product { webhook, binaries, argv, probes, admin, url };
     product.ready().await?;
     Ok(product)
 }
@@ -139,6 +170,11 @@ impl Product {
         command
     }
 
+    /// Where the API server calls the webhook.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Address of the probes and metrics.
     pub fn probes(&self) -> &str {
         &self.probes
@@ -160,16 +196,29 @@ impl Product {
         .map_err(failed)
     }
 
-    /// Kills the webhook and controller as a node failure would.
+    /// Kills the webhook and controller as a node failure would, and says in the EndpointSlice of
+    /// its Service that it is not ready: as the webhook runs outside the cluster, no endpoint
+    /// controller does.
     pub async fn kill(&self) -> Result<()> {
         self.webhook.kill()?;
         self.webhook.wait_exit().await;
-        Ok(())
+        self.endpoint(false).await
     }
 
-    /// Starts it again.
+    /// Starts it again, and says so in the EndpointSlice: see [`kill`](Self::kill).
     pub async fn restart(&mut self, cluster: &ControlPlane) -> Result<()> {
         self.webhook = spawn(cluster, &self.argv).await?;
+        self.endpoint(true).await
+    }
+
+    async fn endpoint(&self, ready: bool) -> Result<()> {
+        let client = crate::boot::client(&self.admin).await?;
+        let api: Api<EndpointSlice> = Api::namespaced(client, SYSTEM_NAMESPACE);
+        let body = serde_json::json!({"endpoints": [
+            {"addresses": ["192.0.2.1"], "conditions": {"ready": ready}}]});
+        api.patch("upgrade-webhook-outside", &PatchParams::default(), &Patch::Merge(&body))
+            .await
+            .context("cannot say whether the webhook is ready")?;
         Ok(())
     }
 }

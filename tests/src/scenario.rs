@@ -8,11 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
-use upgrade_core::api::{GOVERNED_LABEL, Phase, Upgrade, UpgradePolicy};
+use upgrade_core::api::{
+    GOVERNED_LABEL, MaintenanceWindow, Phase, Upgrade, UpgradeApproval, UpgradePolicy,
+};
 
 use crate::product::{self, Product};
 use crate::wait::wait_for;
@@ -89,6 +92,75 @@ impl Shop {
         let label = json!({"metadata": {"labels": {GOVERNED_LABEL: "true"}}});
         namespaces.patch(&namespace, &PatchParams::default(), &Patch::Merge(&label)).await?;
         Ok(Self { client, cluster, namespace })
+    }
+
+    /// Changes the spec of the shop's policy, as a merge patch.
+    pub async fn policy(&self, spec: Value) -> Result<UpgradePolicy> {
+        let policies: Api<UpgradePolicy> = Api::all(self.client.clone());
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        Ok(policies.patch(&self.namespace, &PatchParams::default(), &patch).await?)
+    }
+
+    /// A MaintenanceWindow for this namespace only; its name begins with the namespace's.
+    pub async fn window(&self, name: &str, spec: Value) -> Result<MaintenanceWindow> {
+        let mut object = json!({
+            "apiVersion": "kubectl-upgrade.dev/v1alpha1", "kind": "MaintenanceWindow",
+            "metadata": {"name": format!("{}-{name}", self.namespace)},
+            "spec": {"namespaceSelector":
+                {"matchLabels": {"kubernetes.io/metadata.name": self.namespace}}},
+        });
+        merge(&mut object["spec"], spec);
+        let object: MaintenanceWindow = serde_json::from_value(object)?;
+        Ok(Api::all(self.client.clone()).create(&PostParams::default(), &object).await?)
+    }
+
+    /// An approval of an Upgrade's present plan by somebody, of all of it or of one stage or step.
+    pub async fn approve(
+        &self,
+        upgrade: &str,
+        who: &str,
+        groups: &[&str],
+        of: Value,
+    ) -> Result<()> {
+        let client = self.cluster.client_for(who, groups).await?;
+        let live = self.upgrades().get(upgrade).await?;
+        let hash = upgrade_core::plan::plan_hash(&self.namespace, upgrade, &live.spec);
+        let mut object = json!({
+            "apiVersion": "kubectl-upgrade.dev/v1alpha1", "kind": "UpgradeApproval",
+            "metadata": {"generateName": format!("{upgrade}-")},
+            "spec": {"upgrade": upgrade, "planHash": hash, "decision": "Approved"},
+        });
+        merge(&mut object["spec"], of);
+        let object: UpgradeApproval = serde_json::from_value(object)?;
+        let api: Api<UpgradeApproval> = Api::namespaced(client, &self.namespace);
+        api.create(&PostParams::default(), &object).await.context("approval")?;
+        Ok(())
+    }
+
+    /// Lets groups of people do everything in the shop, and approve.
+    pub async fn employ(&self, group: &str) -> Result<()> {
+        for role in ["edit", "kubectl-upgrade-approver"] {
+            let binding: RoleBinding = serde_json::from_value(json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+                "metadata": {"name": format!("{group}-{role}")},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+                "subjects": [{"kind": "Group", "name": group,
+                    "apiGroup": "rbac.authorization.k8s.io"}],
+            }))?;
+            let api: Api<RoleBinding> = Api::namespaced(self.client.clone(), &self.namespace);
+            api.create(&PostParams::default(), &binding).await.context("binding")?;
+        }
+        Ok(())
+    }
+
+    /// Waits until an Upgrade's message says something.
+    pub async fn says(&self, name: &str, text: &str) -> Result<Upgrade> {
+        let says = |u: Option<&Upgrade>| {
+            u.and_then(|u| u.status.as_ref()).is_some_and(|s| s.message.contains(text))
+        };
+        wait_for(self.upgrades(), name, says, PATIENCE)
+            .await
+            .with_context(|| format!("{name} never said `{text}`"))
     }
 
     /// Deployments of the shop.

@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use upgrade_sandbox::build::GoMissing;
 use upgrade_sandbox::guard;
+use upgrade_sandbox::image::Recipe;
 use upgrade_sandbox::state::{Named, Record};
-use upgrade_sandbox::{ControlPlane, Options, Progress, demo, product};
+use upgrade_sandbox::{ControlPlane, Options, Progress, demo, node, product, proxy};
 
 /// A real Kubernetes control plane on this machine: no Docker, no root.
 ///
@@ -45,6 +46,9 @@ enum Cmd {
         /// Fake nodes
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=500))]
         nodes: u16,
+        /// A real node instead of fake ones: containerd and kubelet, which need root
+        #[arg(long, conflicts_with = "nodes")]
+        node: bool,
         /// Stay until Ctrl-C, and take the sandbox down then
         #[arg(long)]
         foreground: bool,
@@ -75,9 +79,27 @@ enum Cmd {
     },
     /// The main job on a control plane of its own, narrated
     Demo,
+    /// Write a container image of the webhook and controller, as an OCI archive
+    Image {
+        /// The archive; `ctr images import`, `skopeo copy oci-archive:FILE` and others take it
+        #[arg(short, long, value_name = "FILE")]
+        output: std::path::PathBuf,
+        /// Which build: `release` is linked statically, `dev` takes the libraries it needs along
+        #[arg(long, value_enum, default_value_t = Profile::Release)]
+        profile: Profile,
+        /// The name under which it will be run
+        #[arg(long, value_name = "REFERENCE")]
+        name: Option<String>,
+    },
     /// The process that owns a sandbox's processes
     #[command(hide = true)]
     Guard,
+    /// The first process of a real node
+    #[command(hide = true)]
+    Reap,
+    /// Pass TCP connections on
+    #[command(hide = true)]
+    Forward { listen: std::net::SocketAddr, to: std::net::SocketAddr },
     /// Become a program that dies with the guardian
     #[command(hide = true)]
     GuardExec {
@@ -93,13 +115,26 @@ enum Format {
     Json,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Profile {
+    Dev,
+    Release,
+}
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Cmd::Up { which, nodes, foreground, bare } => up(&which.name, nodes, foreground, bare),
+        Cmd::Up { which, nodes, node, foreground, bare } => {
+            up(&which.name, if node { None } else { Some(nodes) }, foreground, bare)
+        }
         Cmd::Down { which } => down(&which.name),
         Cmd::Status { which, output } => status(&which.name, output),
         Cmd::Kubectl { which, arguments } => kubectl(&which.name, &arguments),
         Cmd::Demo => runtime().map(|runtime| runtime.block_on(demo::main())),
+        Cmd::Image { output, profile, name } => image(&output, profile, name),
+        Cmd::Reap => node::reap(),
+        Cmd::Forward { listen, to } => runtime().and_then(|runtime| {
+            runtime.block_on(proxy::forward(listen, to)).map(|()| ExitCode::SUCCESS)
+        }),
         Cmd::Guard => guard::serve().map(|()| ExitCode::SUCCESS),
         Cmd::GuardExec { parent, argv } => {
             guard::exec_bound(parent, &argv).map(|()| ExitCode::SUCCESS)
@@ -116,7 +151,8 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Runtime::new().context("no runtime")
 }
 
-fn up(name: &str, nodes: u16, foreground: bool, bare: bool) -> Result<ExitCode> {
+/// Without fake nodes there is a real one.
+fn up(name: &str, nodes: Option<u16>, foreground: bool, bare: bool) -> Result<ExitCode> {
     let named = Named::new(name)?;
     let lock = named.lock()?;
     if let Some((record, _)) = named.running()? {
@@ -126,7 +162,8 @@ fn up(name: &str, nodes: u16, foreground: bool, bare: bool) -> Result<ExitCode> 
     }
     runtime()?.block_on(async {
         let started = std::time::Instant::now();
-        let options = Options { nodes, progress: Progress::stderr(), ..Options::default() };
+        let (nodes, node) = (nodes.unwrap_or(0), nodes.is_none());
+        let options = Options { nodes, node, progress: Progress::stderr(), ..Options::default() };
         let cluster = ControlPlane::start(options).await?;
         if !bare {
             product::install(&cluster).await?;
@@ -154,6 +191,19 @@ fn up(name: &str, nodes: u16, foreground: bool, bare: bool) -> Result<ExitCode> 
         eprintln!("sandbox {name} is down");
         Ok(ExitCode::SUCCESS)
     })
+}
+
+fn image(output: &std::path::Path, profile: Profile, name: Option<String>) -> Result<ExitCode> {
+    let program = match profile {
+        Profile::Dev => runtime()?.block_on(product::build())?.webhook,
+        Profile::Release => product::build_static()?,
+    };
+    let mut recipe = Recipe::webhook(&program);
+    recipe.reference = name.unwrap_or(recipe.reference);
+    let image = recipe.write(output)?;
+    eprintln!("{} is {}", image.file.display(), image.reference);
+    println!("{}", image.digest);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn down(name: &str) -> Result<ExitCode> {

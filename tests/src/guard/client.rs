@@ -323,7 +323,7 @@ pub fn call(socket: &Path, request: &Request) -> Result<Option<Event>> {
 }
 
 /// The `sandbox` program: tests run in `target/<profile>/deps`, other programs beside it.
-fn executable() -> Result<PathBuf> {
+pub(crate) fn executable() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("UPGRADE_SANDBOX_BIN") {
         return Ok(path.into());
     }

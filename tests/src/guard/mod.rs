@@ -2,6 +2,7 @@
 //! outlives it. It ends them when its standard input closes, which the kernel sees to however its
 //! parent ended: Ctrl-C, panic or `kill -9`.
 
+mod cgroups;
 mod client;
 mod server;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use client::executable;
 pub use client::{Exit, Guardian, Launch, Process, call};
 pub use server::{exec_bound, serve};
 

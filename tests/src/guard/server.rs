@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Event, Exit, PROTOCOL, Request, Running, Status, socket};
+use super::{Event, Exit, PROTOCOL, Request, Running, Status, cgroups, socket};
 
 /// Set to keep the scratch directory, with its logs, when the guardian ends.
 const KEEP: &str = "UPGRADE_SANDBOX_KEEP";
@@ -71,6 +71,7 @@ fn sweep() -> std::io::Result<()> {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
+    cgroups::sweep(PREFIX);
     Ok(())
 }
 
@@ -110,6 +111,9 @@ async fn run() -> Result<()> {
         }
     };
     server.end_all().await;
+    if let Some(name) = scratch.path().file_name().and_then(|name| name.to_str()) {
+        cgroups::remove(name).await;
+    }
     let removed = scratch.close().context("the scratch directory could not be removed");
     if let Some(reply) = farewell {
         let _ = reply.send(Event::Stopped);
