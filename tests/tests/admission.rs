@@ -89,7 +89,7 @@ async fn other_kinds_and_other_doors_are_closed_too() -> Result<()> {
     rig.rejects(
         User::Admin,
         &["debug", &live, "-n", &ns, "--image=busybox", "--", "sh"],
-        &["UpgradeRequired", "added with busybox"],
+        &["EphemeralContainerNotAllowed", "`spec.ephemeralContainers` allows no image"],
     );
     refused(
         rig.creates(User::Alice, &pod(&ns, "intruder", "web", "evil:1")),

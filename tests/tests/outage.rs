@@ -10,6 +10,8 @@ use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::api::Api;
 use rig::{Rig, User, all, approval, deployment, governed, pod, refused, shared, upgrade};
 use serde_json::{Value, json};
+use upgrade_sandbox::product::get;
+use upgrade_sandbox::proxy::Proxy;
 use upgrade_sandbox::{eventually, wait_for};
 
 /// A client of the webhook itself, which trusts the CA of its Secret and nothing else.
@@ -173,6 +175,73 @@ async fn a_new_ca_is_taken_into_use_without_a_failed_request() -> Result<()> {
     // The new certificate is really what is served.
     let (status, _) = post(&direct(rig).await?, "/validate", b"{}".to_vec()).await?;
     assert_eq!(status, 400);
+    Ok(())
+}
+
+/// A second replica, which reaches the API server through a proxy that can go deaf.
+async fn behind_a_proxy(rig: &Rig) -> Result<(Proxy, upgrade_sandbox::Process, String)> {
+    let cluster = &rig.cluster;
+    let to = cluster.url().trim_start_matches("https://").parse()?;
+    let proxy = Proxy::start("127.0.0.1:0".parse()?, to).await?;
+    let config = cluster.kubeconfig_for(rig::US, &["system:serviceaccounts"])?;
+    let text = std::fs::read_to_string(&config)?;
+    let through = format!("https://{}", proxy.address());
+    std::fs::write(&config, text.replace(cluster.url(), &through))?;
+    let [listen, probes] = rig::free_ports()?.map(|port| format!("127.0.0.1:{port}"));
+    let argv = [
+        upgrade_sandbox::product::build().await?.webhook.display().to_string(),
+        "--no-controller".into(),
+        format!("--kubeconfig={}", config.display()),
+        format!("--listen={listen}"),
+        format!("--metrics-listen={probes}"),
+        "--namespace=kubectl-upgrade-system".into(),
+        "--san=127.0.0.1".into(),
+    ];
+    let process = cluster.spawn("webhook-behind-a-proxy", argv, [("RUST_LOG", "info")]).await?;
+    Ok((proxy, process, probes))
+}
+
+#[tokio::test]
+async fn a_replica_with_one_deaf_watch_is_not_ready_until_it_hears_again() -> Result<()> {
+    // Its own: a second replica takes part in rotating the CA, which another test tells of one.
+    let rig = &Rig::start().await?;
+    let (proxy, process, probes) = behind_a_proxy(rig).await?;
+    let ready = async || get(&probes, "/readyz").await;
+    let becomes_ready = async || eventually("readiness", Duration::from_mins(1), &ready).await;
+    becomes_ready().await.with_context(|| process.log_tail(20))?;
+    let made = proxy.connections();
+    assert!(made > 4, "{made} connections: it was ready before it had its watches");
+    let mut told = None;
+    // Which connection is a watch's is not to be seen from outside. The first is not: it asked who
+    // we are before there was any.
+    for number in 1..made {
+        proxy.freeze(number);
+        proxy.freeze_new();
+        let unready = async || match ready().await {
+            Err(error) if error.to_string().contains("503") => Ok(error.to_string()),
+            other => anyhow::bail!("{other:?}"),
+        };
+        let said = eventually("unreadiness", Duration::from_secs(45), unready).await;
+        println!("connection {number}: {said:?}");
+        if let Ok(said) = said
+            && said.contains("the watch of")
+        {
+            told = Some(said);
+            break;
+        }
+        proxy.thaw();
+        becomes_ready().await?;
+    }
+    let told = told.context("no connection was a watch")?;
+    println!("{told}");
+    assert_eq!(told.matches("the watch of").count(), 1, "one watch is deaf: {told}");
+    let silence = get(&probes, "/metrics").await?;
+    let line = silence.lines().find(|l| l.contains("watch_silence_seconds{"));
+    assert!(line.is_some(), "{silence}");
+    proxy.thaw();
+    becomes_ready().await.with_context(|| process.log_tail(20))?;
+    process.kill()?;
+    process.wait_exit().await;
     Ok(())
 }
 

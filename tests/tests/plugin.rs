@@ -449,10 +449,14 @@ async fn install_and_uninstall_in_the_right_order() {
     assert!(gone.err.contains("stay as they stand"), "{}", gone.err);
     let gone = gone.ok();
     let order: Vec<&str> = gone.lines().collect();
-    assert!(
-        order[0].contains("webhookconfiguration") && order[1].contains("webhookconfiguration"),
-        "{gone}"
-    );
+    let what = |line: &&str| match *line {
+        l if l.starts_with("validatingadmissionpolicybinding") => 0,
+        l if l.starts_with("validatingadmissionpolicy") => 1,
+        l if l.contains("webhookconfiguration") => 2,
+        _ => 3,
+    };
+    assert!(order.is_sorted_by_key(what), "what is in force goes first: {gone}");
+    assert_eq!(order.iter().map(what).filter(|w| *w == 2).count(), 2, "{gone}");
     assert!(order.last().is_some_and(|l| l.starts_with("customresourcedefinition")), "{gone}");
     say("list").no(1, &["kubectl upgrade install"]);
     say("uninstall").ok();

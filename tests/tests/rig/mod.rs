@@ -120,7 +120,7 @@ impl Rig {
         eventually("our own pods", Duration::from_secs(30), || async {
             let args = ["get", "pods", "-n", "kubectl-upgrade-system", "-o", "name"];
             let pods = self.run(User::Admin, &args, None)?;
-            anyhow::ensure!(pods.lines().count() == 2, "{pods}");
+            anyhow::ensure!(pods.lines().count() == 3, "{pods}");
             Ok(())
         })
         .await?;
@@ -253,7 +253,7 @@ pub fn refused(result: Result<String>, says: &[&str]) -> String {
     text
 }
 
-fn free_ports() -> Result<[u16; 2]> {
+pub fn free_ports() -> Result<[u16; 2]> {
     let bind = || std::net::TcpListener::bind("127.0.0.1:0");
     let (a, b) = (bind()?, bind()?);
     Ok([a.local_addr()?.port(), b.local_addr()?.port()])
