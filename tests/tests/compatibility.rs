@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use upgrade_core::api::status::Gate;
 use upgrade_core::api::{CompatibilityMatrix, Phase, Upgrade};
 use upgrade_sandbox::clock::clock;
-use upgrade_sandbox::scenario::{PATIENCE, Shop, say};
+use upgrade_sandbox::scenario::{PATIENCE, Shop, canary, say};
 use upgrade_sandbox::wait_for;
 
 /// The matrix of the example, in a namespace of the test's own.
@@ -133,6 +133,37 @@ async fn what_runs_is_looked_at_again_before_it_starts() -> Result<()> {
     let gate = status.gates.iter().find(|g| g.gate == Gate::Matrix).context("no gate")?;
     assert!(!gate.open && gate.message.contains("schema"), "{gate:?}");
     // Nobody has to say anything when it fits again.
+    schema(&shop, "v2").await?;
+    shop.phase("up", Phase::Completed).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_runs_is_looked_at_again_before_each_stage() -> Result<()> {
+    let clock = clock().await;
+    clock.set("2027-03-02T12:00:00Z")?;
+    let shop = clock.shop(0).await?;
+    schema(&shop, "v2").await?;
+    labelled(&shop, "operator", "operator", "operator:v1.1.0").await?;
+    labelled(&shop, "agent-a", "agent", "agent:v1.1.0").await?;
+    shop.deploy("web", 2, json!({})).await?;
+    published(&shop).await?;
+    // The second stage begins with a rest, as a stage may: what comes after it begins the stage.
+    let stage = |name: &str, steps: &[&str], target: Value| json!({"name": name, "workloads": {"strategy": canary(steps), "targets": [target]}});
+    let stages = json!([
+        stage("first", &["50", ""], target("web", "web", "v1", "v2")),
+        stage("second", &["1s", "50"], target("operator", "operator", "v1.1.0", "v2.0.0")),
+    ]);
+    shop.upgrade_with("up", &[], "web:none", &json!({"rolling": {}}), json!({ "stages": stages }))
+        .await?;
+    shop.rests_at("up", 1).await?;
+    schema(&shop, "v1").await?;
+    shop.promote("up").await?;
+    let waits = shop.says("up", "CompatibilityMatrix").await?;
+    let status = waits.status.context("no status")?;
+    assert_eq!((status.current_stage_index, status.phase), (1, Phase::Paused));
+    assert_eq!(shop.split("web", "web:v2").await?, (0, 2));
+    assert_eq!(shop.split("operator", "operator:v2.0.0").await?.1, 0);
     schema(&shop, "v2").await?;
     shop.phase("up", Phase::Completed).await?;
     Ok(())

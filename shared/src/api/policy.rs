@@ -307,8 +307,10 @@ pub struct ApprovalRequirement {
     pub single_use: bool,
 }
 
-/// What one approval covers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What one approval covers; the order is that of fineness.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum ApprovalScope {
     /// The whole Upgrade.
     #[default]

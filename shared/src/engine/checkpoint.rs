@@ -18,17 +18,15 @@ pub(crate) struct Checkpoint {
     pub(crate) stage: usize,
     /// The step that is to begin.
     pub(crate) step: usize,
+    /// No weight of the stage was begun yet.
+    pub(crate) begins_stage: bool,
     /// Nothing was written yet.
     pub(crate) start: bool,
 }
 
 impl Checkpoint {
     /// Before the first write.
-    pub(crate) const START: Self = Self { stage: 0, step: 0, start: true };
-
-    fn begins_stage(self) -> bool {
-        self.step == 0
-    }
+    pub(crate) const START: Self = Self { stage: 0, step: 0, begins_stage: true, start: true };
 }
 
 impl Walk<'_> {
@@ -45,7 +43,7 @@ impl Walk<'_> {
         }
         let governance = &self.observed.governance;
         gates.extend(door(Gate::Window, &governance.window));
-        if at.begins_stage() {
+        if at.begins_stage {
             gates.extend(door(Gate::Matrix, &governance.compatibility));
         }
         self.alarms.extend(gates.iter().filter_map(|g| g.next.as_ref()).map(|t| t.0));
@@ -55,11 +53,11 @@ impl Walk<'_> {
     }
 
     /// Whether a step may begin. Where it may not, the Upgrade says why and rests.
-    pub(crate) fn may_begin(&mut self, stage: usize, step: usize) -> bool {
+    pub(crate) fn may_begin(&mut self, stage: usize, step: usize, begins_stage: bool) -> bool {
         if stage == 0 && step == 0 {
             return true; // looked at on the way from seen to started
         }
-        let Some(shut) = self.look(Checkpoint { stage, step, start: false }) else {
+        let Some(shut) = self.look(Checkpoint { stage, step, begins_stage, start: false }) else {
             self.gate_opened();
             return true;
         };
@@ -175,7 +173,7 @@ impl Walk<'_> {
         let step = step.map(|n| n + at.step)?;
         let scope = match wanted.per {
             ApprovalScope::Upgrade if !at.start => return None,
-            ApprovalScope::Stage if !at.begins_stage() => return None,
+            ApprovalScope::Stage if !at.begins_stage => return None,
             ApprovalScope::Upgrade => (None, None),
             ApprovalScope::Stage => (Some(stage.name.clone()), None),
             ApprovalScope::Step => (Some(stage.name.clone()), i32::try_from(step).ok()),

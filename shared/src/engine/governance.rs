@@ -16,6 +16,8 @@ pub struct Governance {
     pub window: Door,
     /// Compatibility matrices, for the stages that are still to come.
     pub compatibility: Door,
+    /// The matrices were not asked this time: no stage begins on what is observed here.
+    pub unjudged: bool,
 }
 
 /// Whose word an Upgrade needs: the sum of what the policies of its targets ask for.

@@ -2,7 +2,7 @@
 
 use super::rules::first_violation;
 use super::snapshot::{Labels, NamespaceView, PolicyView, Snapshot};
-use crate::api::policy::{ApprovalScope, Notice};
+use crate::api::policy::Notice;
 use crate::api::upgrade::WorkloadTarget;
 use crate::api::{Change, StrategyName, Upgrade, WorkloadKind};
 use crate::engine::governance::{Announcement, Approvals, Door, Governance};
@@ -148,14 +148,7 @@ fn approvals(sum: &mut Approvals, stage: usize, policy: &PolicyView) {
     }
     sum.required = sum.required.max(wanted.required);
     sum.single_use |= wanted.single_use;
-    let order = |scope| match scope {
-        ApprovalScope::Upgrade => 0,
-        ApprovalScope::Stage => 1,
-        ApprovalScope::Step => 2,
-    };
-    if order(wanted.per) > order(sum.per) {
-        sum.per = wanted.per;
-    }
+    sum.per = sum.per.max(wanted.per);
     if let Some(people) = &wanted.approvers {
         let wanted = (stage, people.clone());
         if !sum.approvers.contains(&wanted) {

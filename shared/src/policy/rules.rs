@@ -202,15 +202,7 @@ fn refuse(
 /// says, of those that ask for approvals at all.
 pub fn scope<'p>(policies: impl IntoIterator<Item = &'p UpgradePolicySpec>) -> ApprovalScope {
     let asking = policies.into_iter().filter(|p| p.approvals.required > 0);
-    asking.map(|p| p.approvals.per).max_by_key(|per| fineness(*per)).unwrap_or_default()
-}
-
-fn fineness(scope: ApprovalScope) -> u8 {
-    match scope {
-        ApprovalScope::Upgrade => 0,
-        ApprovalScope::Stage => 1,
-        ApprovalScope::Step => 2,
-    }
+    asking.map(|p| p.approvals.per).max().unwrap_or_default()
 }
 
 /// Whether somebody's approval counts under a policy; RBAC is asked elsewhere.

@@ -65,8 +65,10 @@ pub async fn observe(
         waits || plan.retry > s.attempt
     });
     let stage = before.map_or(0, |s| usize::try_from(s.current_stage_index).unwrap_or(0));
-    let at_stage = before.is_some_and(|s| stage > 0 && s.current_step_index == 0);
-    if gated || at_stage {
+    let begun = before.and_then(|s| s.stages.get(stage));
+    let at_stage = begun.is_none_or(|s| s.targets.iter().all(|t| t.requested_weight == 0));
+    governance.unjudged = !(gated || at_stage);
+    if !governance.unjudged {
         let first = if gated { 0 } else { stage };
         governance.compatibility = compatibility(context, &snapshot, upgrade, first).await;
     }

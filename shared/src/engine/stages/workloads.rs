@@ -8,7 +8,7 @@ use crate::engine::health::{Health, deadline, pods};
 use crate::engine::observed::Workload;
 use crate::engine::plan::{PlanStage, PlanTarget, Step};
 use crate::engine::{Walk, seconds_between};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 /// What a round over all targets of a stage came to.
@@ -79,7 +79,12 @@ impl<'a> Walk<'a> {
     /// Begins a step where every gate is open; rests before it where one is shut.
     fn wait_to_begin(&mut self, index: usize, stage: &'a PlanStage, at: usize) -> Round {
         let weight = weight_before(&stage.steps, at);
-        if self.may_begin(index, at) {
+        if weight == 0 && self.observed.governance.unjudged {
+            // The stage was reached in this round; the next one asks the matrices.
+            self.alarms.extend(self.now.checked_add(SignedDuration::from_millis(1)).ok());
+            return Round::Waiting;
+        }
+        if self.may_begin(index, at, weight == 0) {
             let Some(Step::Weight(next)) = stage.steps.get(at) else { return Round::Reached };
             let rest = matches!(stage.steps.get(at + 1), Some(Step::Pause(_)));
             return self.drive_all(index, stage, Position { weight: *next, rest });
