@@ -140,7 +140,12 @@ impl Plan<'_> {
         flags.extend(self.options.apiserver_flags.iter().cloned());
         let mut launch = Self::launch("kube-apiserver", &self.binaries.apiserver, flags);
         // Webhooks and kubelets of a sandbox are never behind a proxy of the environment.
-        launch.env = ["NO_PROXY", "no_proxy"].map(|key| (key.to_owned(), "*".to_owned())).into();
+        let mut env: Vec<_> = ["NO_PROXY", "no_proxy"].map(|key| (key, "*")).into();
+        // A heap of this size is collected several times a second under load, and the cores are
+        // shared with everything that is tested: memory is what there is enough of.
+        env.push(("GOGC", "400"));
+        launch.env =
+            env.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         launch
     }
 

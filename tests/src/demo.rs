@@ -150,8 +150,8 @@ impl Demo {
         self.split("100 %", "web:v2", (0, 10)).await?;
         let seen = watch.finish().await?;
         println!(
-            "   fewest ready pods at any moment: {} of 10, most live: {}",
-            seen.min_ready, seen.max_live
+            "   fewest ready pods at any moment: {} of 10, most asked for: {}",
+            seen.min_ready, seen.max_desired
         );
         self.check("never fewer than 10 ready pods", seen.min_ready >= 10);
         Ok(())

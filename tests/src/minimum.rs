@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use kube::runtime::watcher::{self, Event, watch_object, watcher};
@@ -27,8 +27,10 @@ pub struct Sample {
     pub replicas: Option<i32>,
     /// Pods that are Ready and not being deleted.
     pub ready: usize,
-    /// Pods that are neither being deleted nor finished: what maxSurge limits.
+    /// Pods that are neither being deleted nor finished.
     pub live: usize,
+    /// Pods that the ReplicaSets ask for together: what maxSurge limits.
+    pub desired: i32,
     /// Ready pods by the image of their first container.
     pub ready_by_image: BTreeMap<String, usize>,
     /// Live pods by the image of their first container.
@@ -40,8 +42,11 @@ pub struct Sample {
 pub struct Observed {
     /// The fewest Ready pods at any moment.
     pub min_ready: usize,
-    /// The most live pods at any moment.
-    pub max_live: usize,
+    /// The most pods that the ReplicaSets asked for at any moment: what maxSurge limits.
+    ///
+    /// Not a count of pods: two ReplicaSets are worked on at once, so natively, too, a pod of one
+    /// may come before a pod of the other goes (seen on 1.36.3 on a busy machine).
+    pub max_desired: i32,
     /// Every distinct state, oldest first.
     pub trace: Vec<Sample>,
 }
@@ -74,8 +79,11 @@ struct Seen {
 struct Recorder {
     pods: HashMap<String, Seen>,
     relisted: HashMap<String, Seen>,
+    sets: HashMap<String, i32>,
+    relisted_sets: HashMap<String, i32>,
     replicas: Option<i32>,
     listed: bool,
+    listed_sets: bool,
     trace: Vec<Sample>,
 }
 
@@ -87,7 +95,7 @@ pub struct MinimumWatch {
     changed: watch::Receiver<()>,
     pods: Api<Pod>,
     selector: String,
-    tasks: [AbortHandle; 2],
+    tasks: [AbortHandle; 3],
 }
 
 fn lock(shared: &Shared) -> MutexGuard<'_, Recorder> {
@@ -107,15 +115,29 @@ impl MinimumWatch {
         let (sender, mut changed) = watch::channel(());
         let sender = Arc::new(sender);
         let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+        let sets = Api::<ReplicaSet>::namespaced(client.clone(), namespace);
         let deployments = Api::<Deployment>::namespaced(client, namespace);
         let config = watcher::Config::default().labels(selector);
 
-        let (shared, notify, mut events) =
-            (Arc::clone(&recorder), Arc::clone(&sender), Box::pin(watcher(pods.clone(), config)));
+        let (shared, notify, mut events) = (
+            Arc::clone(&recorder),
+            Arc::clone(&sender),
+            Box::pin(watcher(pods.clone(), config.clone())),
+        );
         let pod_task = tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 if let Ok(event) = event {
                     lock(&shared).pod(event);
+                    notify.send_replace(());
+                }
+            }
+        });
+        let (shared, notify, mut events) =
+            (Arc::clone(&recorder), Arc::clone(&sender), Box::pin(watcher(sets, config)));
+        let set_task = tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                if let Ok(event) = event {
+                    lock(&shared).set(event);
                     notify.send_replace(());
                 }
             }
@@ -131,7 +153,8 @@ impl MinimumWatch {
                 }
             }
         });
-        let tasks = [pod_task.abort_handle(), deployment_task.abort_handle()];
+        let tasks =
+            [pod_task.abort_handle(), set_task.abort_handle(), deployment_task.abort_handle()];
         let started = async {
             while !lock(&recorder).started() {
                 changed.changed().await?;
@@ -164,7 +187,7 @@ impl MinimumWatch {
         let trace = std::mem::take(&mut lock(&self.recorder).trace);
         Ok(Observed {
             min_ready: trace.iter().map(|sample| sample.ready).min().unwrap_or(0),
-            max_live: trace.iter().map(|sample| sample.live).max().unwrap_or(0),
+            max_desired: trace.iter().map(|sample| sample.desired).max().unwrap_or(0),
             trace,
         })
     }
@@ -180,7 +203,7 @@ impl Drop for MinimumWatch {
 
 impl Recorder {
     fn started(&self) -> bool {
-        self.listed && self.replicas.is_some()
+        self.listed && self.listed_sets && self.replicas.is_some()
     }
 
     fn replicas(&mut self, replicas: Option<i32>) {
@@ -208,6 +231,26 @@ impl Recorder {
         self.sample();
     }
 
+    fn set(&mut self, event: Event<ReplicaSet>) {
+        let asked = |set: &ReplicaSet| {
+            let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
+            (set.uid().unwrap_or_default(), wanted)
+        };
+        match event {
+            Event::Init => self.relisted_sets.clear(),
+            Event::InitApply(set) => self.relisted_sets.extend([asked(&set)]),
+            Event::InitDone => {
+                self.sets = std::mem::take(&mut self.relisted_sets);
+                self.listed_sets = true;
+            }
+            Event::Apply(set) => self.sets.extend([asked(&set)]),
+            Event::Delete(set) => {
+                self.sets.remove(&set.uid().unwrap_or_default());
+            }
+        }
+        self.sample();
+    }
+
     fn sample(&mut self) {
         if !self.started() {
             return;
@@ -225,6 +268,7 @@ impl Recorder {
             replicas: self.replicas,
             ready: ready_by_image.values().sum(),
             live: live_by_image.values().sum(),
+            desired: self.sets.values().sum(),
             ready_by_image,
             live_by_image,
         };

@@ -48,7 +48,7 @@ async fn a_deployment_becomes_ready_and_rolls_without_a_gap() -> Result<()> {
     let seen = watch.finish().await?;
     // 25 % of 20 either way is what a Deployment does by default.
     assert!(seen.min_ready >= 15, "{:#?}", seen.trace);
-    assert!(seen.max_live <= 25, "{:#?}", seen.trace);
+    assert!(seen.max_desired <= 25, "{:#?}", seen.trace);
     assert_eq!((seen.max_ready_of("app:1"), seen.max_ready_of("app:2")), (20, 20));
     assert_eq!(seen.min_ready_of("app:1"), 0);
     assert_eq!(seen.trace.last().and_then(|sample| sample.replicas), Some(20));
