@@ -5,6 +5,7 @@
 //!
 //! | room | what happens there |
 //! |---|---|
+//! | [`analysis`] | what metrics say: conditions, templates, when an analysis passes |
 //! | [`api`] | the kinds of the API group, one file each |
 //! | [`image`] | image references, compared by meaning |
 //! | [`lease`] | who leads |
@@ -16,6 +17,7 @@
 //! | [`policy`] | who may write what: `decide(snapshot, review)` |
 //! | [`version`] | versions as clusters have them, and ranges of them |
 
+pub mod analysis;
 pub mod api;
 pub mod engine;
 pub mod image;

@@ -1,13 +1,23 @@
 //! The kinds of the API group `kubectl-upgrade.dev`, one file each.
 
+pub mod analysis;
+pub mod analysis_run;
 pub mod approval;
+pub mod blue_green;
 pub mod breakglass;
+pub mod check;
 pub mod held;
+pub mod job;
 pub mod ledger;
 pub mod matrix;
+pub mod notification;
+pub mod orders;
 pub mod policy;
 pub mod schedule;
+pub mod stage;
 pub mod status;
+pub mod strategy;
+pub mod traffic;
 pub mod upgrade;
 pub mod window;
 
@@ -16,7 +26,10 @@ use kube::{CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use analysis::{AnalysisRef, AnalysisTemplate, AnalysisTemplateSpec};
+pub use analysis_run::{AnalysisPhase, AnalysisRunStatus, MeasurementStatus, MetricStatus};
 pub use approval::{Decision, UpgradeApproval, UpgradeApprovalSpec};
+pub use blue_green::{BlueGreenPhase, BlueGreenStatus};
 pub use breakglass::{
     BREAK_GLASS_LABEL, BREAK_GLASS_NAME, BreakGlass, BreakGlassImage, BreakGlassKind,
     BreakGlassObject, BreakGlassPhase, BreakGlassSpec, BreakGlassStatus, BreakGlassUse,
@@ -130,6 +143,32 @@ impl WorkloadKind {
         }
     }
 
+    /// The resource as in a path: `deployments`.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployments",
+            Self::StatefulSet => "statefulsets",
+            Self::DaemonSet => "daemonsets",
+            Self::ReplicaSet => "replicasets",
+            Self::CronJob => "cronjobs",
+            Self::Job => "jobs",
+            Self::Pod => "pods",
+        }
+    }
+
+    /// The kind as people abbreviate it: `deploy`.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Deployment => "deploy",
+            Self::StatefulSet => "sts",
+            Self::DaemonSet => "ds",
+            Self::ReplicaSet => "rs",
+            Self::CronJob => "cronjob",
+            Self::Job => "job",
+            Self::Pod => "pod",
+        }
+    }
+
     /// Reads a kind as the API spells it (`Deployment`).
     pub fn from_kind(kind: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|k| k.as_str() == kind)
@@ -221,5 +260,6 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         MaintenanceWindow::crd(),
         CompatibilityMatrix::crd(),
         BreakGlass::crd(),
+        AnalysisTemplate::crd(),
     ]
 }

@@ -5,6 +5,7 @@
     reason = "what the derive makes of two columns of one struct"
 )]
 
+use super::notification::Notification;
 use super::upgrade::{AutoRollback, Strategy, StrategyName};
 use super::{Identity, Selector, Verdict, WorkloadKind};
 use kube::{CustomResource, KubeSchema};
@@ -70,6 +71,10 @@ pub struct UpgradePolicySpec {
     /// How long before its start an Upgrade is announced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<Notice>,
+    /// Who is told when an Upgrade comes into a phase.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub notifications: Vec<Notification>,
     /// What CompatibilityMatrices have to say of the versions that an Upgrade brings together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compatibility: Option<Compatibility>,
@@ -127,6 +132,8 @@ pub enum Mode {
 /// The Upgrade that mode `Hold` opens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.strategy) || !has(self.strategy.blueGreen)")
+    .message("hold.strategy cannot be blueGreen: its activeService is of one Deployment, and a policy is about many"))]
 pub struct HoldSettings {
     /// How the workload gets there. Absent: its own rolling update.
     #[serde(default, skip_serializing_if = "Option::is_none")]

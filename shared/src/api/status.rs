@@ -1,5 +1,7 @@
 //! Status of an Upgrade: what people read, and the engine's write-ahead log.
 
+use super::blue_green::BlueGreenStatus;
+use super::notification::PendingNotification;
 use super::{Identity, WorkloadKind};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -16,6 +18,9 @@ pub struct UpgradeStatus {
     /// Where it is, in one word.
     #[serde(default)]
     pub phase: Phase,
+    /// What it does while it is `Progressing`, in one word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
     /// Why, and what would change it, in one sentence.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
@@ -40,6 +45,9 @@ pub struct UpgradeStatus {
     /// When the present plan was announced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<NoticeStatus>,
+    /// Notifications that have not arrived yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notifications: Vec<PendingNotification>,
     /// How often it was started over.
     #[serde(default)]
     pub attempt: i32,
@@ -100,6 +108,9 @@ pub struct UpgradeStatus {
     /// One entry for a stage that has begun.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageStatus>,
+    /// Analyses of this attempt, in the order in which they began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub analysis_runs: Vec<super::AnalysisRunStatus>,
 }
 
 /// One thing that an Upgrade has to pass.
@@ -203,6 +214,34 @@ pub enum Phase {
     Failed,
 }
 
+/// What an Upgrade does while it is `Progressing`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Activity {
+    /// A Job of it runs.
+    Migrating,
+    /// Workloads move.
+    Deploying,
+    /// What runs is asked how it is.
+    HealthChecking,
+}
+
+impl Activity {
+    /// The activity as the API spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Migrating => "Migrating",
+            Self::Deploying => "Deploying",
+            Self::HealthChecking => "HealthChecking",
+        }
+    }
+}
+
+impl std::fmt::Display for Activity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl Phase {
     /// The phase as the API spells it.
     pub fn as_str(self) -> &'static str {
@@ -250,6 +289,89 @@ pub struct StageStatus {
     /// One entry for a target of a `workloads` stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<TargetStatus>,
+    /// Where the traffic goes, where a router carries weights or Services were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<super::traffic::TrafficStatus>,
+    /// When the step it is in began; health checks count log lines from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_start_time: Option<MicroTime>,
+    /// The Job of a `job` stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobStatus>,
+    /// The health checks of the present step, else of the last one that had any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthStatus>,
+}
+
+/// Where the Job of a stage is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobStatus {
+    /// Name of the Job.
+    pub name: String,
+    /// Where it is; what has ended is remembered here when the Job itself is gone.
+    #[serde(default)]
+    pub phase: JobPhase,
+    /// What it waits for, or why it failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// Where a Job is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum JobPhase {
+    /// It is being made.
+    #[default]
+    Pending,
+    /// It was seen, and has not ended.
+    Running,
+    /// It ran to its end.
+    Succeeded,
+    /// It failed, see the message.
+    Failed,
+    /// It was taken away before its end, on the way back.
+    Deleted,
+}
+
+/// The health checks of one step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthStatus {
+    /// Index of the step.
+    #[serde(default)]
+    pub step: i32,
+    /// When the step was reached; delays count from then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<MicroTime>,
+    /// One entry for a check.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckStatus>,
+}
+
+/// Where one health check is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckStatus {
+    /// Name of the check.
+    pub name: String,
+    /// It has passed often enough.
+    #[serde(default)]
+    pub passed: bool,
+    /// Rounds so far; every instance is asked once in a round.
+    #[serde(default)]
+    pub rounds: i32,
+    /// Rounds in a row that passed.
+    #[serde(default)]
+    pub passes: i32,
+    /// Rounds in a row that failed.
+    #[serde(default)]
+    pub failures: i32,
+    /// When the last round ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_time: Option<MicroTime>,
+    /// Why the last round failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 /// Where one workload is.
@@ -284,15 +406,22 @@ pub struct TargetStatus {
     /// Weight that the whole pods amount to.
     #[serde(default)]
     pub effective_weight: i32,
-    /// ReplicaSet of the old images.
+    /// Pods that run the new images beyond the weight: pods that came up new by themselves, which
+    /// this kind of workload does not let anybody prevent.
+    #[serde(default, skip_serializing_if = "is_none_adrift")]
+    pub drift: i32,
+    /// ReplicaSet or controller revision of the old images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stable_replica_set: Option<String>,
-    /// ReplicaSet of the new images.
+    /// ReplicaSet or controller revision of the new images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary_replica_set: Option<String>,
     /// The workload's own values of the guarded fields; put back at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub originals: Option<Originals>,
+    /// Where its Services are, where the strategy is blueGreen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blue_green: Option<BlueGreenStatus>,
     /// When the target last came closer to its step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_progress_time: Option<MicroTime>,
@@ -323,7 +452,7 @@ pub enum TargetPhase {
     RolledBack,
 }
 
-/// The guarded fields of a Deployment as its owner wrote them; `None` is "not set".
+/// The guarded fields of a workload as its owner wrote them; `None` is "not set".
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Originals {
@@ -345,4 +474,56 @@ pub struct Originals {
     /// `spec.progressDeadlineSeconds`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_deadline_seconds: Option<i32>,
+    /// `spec.updateStrategy` of a StatefulSet or DaemonSet
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_strategy: Option<UpdateStrategy>,
+}
+
+/// `spec.updateStrategy` of a StatefulSet or DaemonSet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateStrategy {
+    /// `RollingUpdate` or `OnDelete`
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub type_: Option<String>,
+    /// Its knobs, where the type is `RollingUpdate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolling_update: Option<RollingUpdate>,
+}
+
+/// Knobs of a `RollingUpdate`; `partition` is a StatefulSet's, `maxSurge` a DaemonSet's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RollingUpdate {
+    /// Pods below it, counted from the first ordinal, stay at the old revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<i32>,
+    /// Most pods that may be unavailable at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable: Option<IntOrString>,
+    /// Most nodes that may have a new pod beside the old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_surge: Option<IntOrString>,
+}
+
+impl UpdateStrategy {
+    /// Nothing moves but what somebody deletes.
+    pub fn on_delete() -> Self {
+        Self { type_: Some("OnDelete".to_owned()), rolling_update: None }
+    }
+
+    /// Whether nothing moves but what somebody deletes.
+    pub fn is_on_delete(&self) -> bool {
+        self.type_.as_deref() == Some("OnDelete")
+    }
+
+    /// `rollingUpdate.partition`, where there is one.
+    pub fn partition(&self) -> i32 {
+        self.rolling_update.as_ref().and_then(|r| r.partition).unwrap_or(0)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_none_adrift(n: &i32) -> bool {
+    *n == 0
 }

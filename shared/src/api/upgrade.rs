@@ -1,11 +1,20 @@
 //! `Upgrade`: one intended change of a namespace's workloads, in ordered stages.
 
+use super::Identity;
 use super::status::UpgradeStatus;
-use super::{Identity, WorkloadKind};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use super::blue_green::BlueGreen;
+pub use super::check::{
+    CheckTarget, ChecksStage, ExpectedVersion, HealthCheck, HttpGetCheck, LogsCheck, Scheme,
+    TcpSocketCheck,
+};
+pub use super::job::JobStage;
+pub use super::stage::{ImageChange, Stage, WorkloadTarget, WorkloadsStage};
+pub use super::strategy::{Canary, CanaryStep, Pause, Rolling, Strategy, StrategyName};
 
 /// What is to change, in which stages, and how failure is answered.
 ///
@@ -43,6 +52,8 @@ use serde::{Deserialize, Serialize};
     .message("spec.autoRollback is immutable: make another Upgrade"))]
 #[x_kube(validation = Rule::new("has(self.windowOverrun) == has(oldSelf.windowOverrun) && (!has(self.windowOverrun) || self.windowOverrun == oldSelf.windowOverrun)")
     .message("spec.windowOverrun is immutable: make another Upgrade"))]
+#[x_kube(validation = Rule::new("has(self.onConflict) == has(oldSelf.onConflict) && (!has(self.onConflict) || self.onConflict == oldSelf.onConflict)")
+    .message("spec.onConflict is immutable: make another Upgrade"))]
 #[x_kube(validation = Rule::new("has(self.notBefore) == has(oldSelf.notBefore) && (!has(self.notBefore) || self.notBefore == oldSelf.notBefore)")
     .message("spec.notBefore is immutable: make another Upgrade"))]
 #[x_kube(validation = Rule::new("(has(self.held) && self.held) == (has(oldSelf.held) && oldSelf.held)")
@@ -69,6 +80,9 @@ pub struct UpgradeSpec {
     /// way. Absent: the step is finished, and the next one waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window_overrun: Option<WindowOverrun>,
+    /// What becomes of it where another Upgrade has one of its workloads. Absent: it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_conflict: Option<OnConflict>,
     /// The earliest time at which it may start by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Time>,
@@ -87,81 +101,18 @@ pub struct UpgradeSpec {
     pub requester: Option<Identity>,
 }
 
-/// One ordered part of an Upgrade; exactly one of its kinds is set.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.workloads)")
-    .message("a stage needs exactly one kind; this version knows `workloads`"))]
-pub struct Stage {
-    /// Name of the stage, unique in the Upgrade.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
-    pub name: String,
-    /// Rolls workloads out to new images.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workloads: Option<WorkloadsStage>,
-}
-
-/// Rolls workloads out to new images, all of them in step.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct WorkloadsStage {
-    /// How each of the targets gets there.
-    pub strategy: Strategy,
-    /// What changes. Targets of one stage move together, a step at a time.
-    #[schemars(length(min = 1, max = 200))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".into(), "name".into()]))]
-    pub targets: Vec<WorkloadTarget>,
-}
-
-/// How a workload moves from its old images to the new; exactly one is set.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.rolling) != has(self.canary)")
-    .message("strategy needs exactly one of `rolling` and `canary`"))]
-pub struct Strategy {
-    /// The workload's own rolling update, watched and taken back when it fails.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rolling: Option<Rolling>,
-    /// Weight by weight, in place, with pauses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub canary: Option<Canary>,
-}
-
-/// Name of a strategy, where a rule is about strategies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum StrategyName {
-    /// The workload's own rolling update.
-    Rolling,
-    /// Weight by weight.
-    Canary,
-}
-
-impl StrategyName {
-    /// The name as the API spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Rolling => "rolling",
-            Self::Canary => "canary",
-        }
-    }
-}
-
-impl std::fmt::Display for StrategyName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl Strategy {
-    /// Its name; what says neither or both is taken for the more careful one.
-    pub fn name(&self) -> StrategyName {
-        if self.rolling.is_some() && self.canary.is_none() {
-            StrategyName::Rolling
-        } else {
-            StrategyName::Canary
-        }
-    }
+/// What becomes of an Upgrade that wants a workload which another one has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnConflict {
+    /// It is refused.
+    #[default]
+    Reject,
+    /// It waits for the end of those made before it, by `metadata.creationTimestamp` (in whole
+    /// seconds); its `from` is what they leave behind.
+    Queue,
+    /// It aborts those before it, which needs the verb `abort` on each, and starts from what they
+    /// started from.
+    Supersede,
 }
 
 /// What becomes of an Upgrade whose window shuts while it is under way.
@@ -174,86 +125,6 @@ pub enum WindowOverrun {
     Pause,
     /// It is taken back.
     Rollback,
-}
-
-/// Settings of the rolling strategy: the workload's own knobs apply, so there are none yet.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-pub struct Rolling {}
-
-/// Settings of the canary strategy.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Canary {
-    /// Steps, walked in order; after the last one the workload is at 100.
-    #[schemars(length(min = 1, max = 50))]
-    #[x_kube(validation = Rule::new("self.filter(s, has(s.setWeight)).map(s, s.setWeight).isSorted()")
-        .message("steps: setWeight must not go down; a canary in place can only grow (abort takes it back)"))]
-    pub steps: Vec<CanaryStep>,
-}
-
-/// One step of a canary; exactly one of its fields is set.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.setWeight) != has(self.pause)")
-    .message("a step needs exactly one of `setWeight` and `pause`"))]
-pub struct CanaryStep {
-    /// Share of the replicas that run the new images after this step, in percent, 1 to 100.
-    ///
-    /// The canary is rounded down to whole pods, but never to none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self >= 1 && self <= 100")
-        .message("setWeight is a percentage from 1 to 100"))]
-    pub set_weight: Option<i32>,
-    /// Rests here: for a while, or until somebody promotes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pause: Option<Pause>,
-}
-
-/// A rest between steps.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Pause {
-    /// How long, for instance `30s`, `5m`, `1h30m`. Absent: until `kubectl upgrade promote`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
-    #[x_kube(validation = Rule::new(r"self.matches('^([0-9]+(ms|s|m|h))+$')")
-        .message("duration is a number with a unit (ms, s, m, h), for instance 30s, 5m or 1h30m"))]
-    pub duration: Option<String>,
-}
-
-/// A workload and the images it is to run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.kind == 'Deployment'")
-    .message("targets: kind must be Deployment; this version upgrades no other kind"))]
-pub struct WorkloadTarget {
-    /// Kind of the workload.
-    pub kind: WorkloadKind,
-    /// Name of the workload, in the Upgrade's namespace.
-    #[schemars(length(min = 1, max = 253))]
-    pub name: String,
-    /// Image changes, at most one for a container.
-    #[schemars(length(min = 1, max = 32))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["container".into()]))]
-    pub images: Vec<ImageChange>,
-}
-
-/// The image of one container, before and after.
-///
-/// That they differ is checked by the controller: the API server's budget for rules does not
-/// stretch to comparing thousands of strings.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ImageChange {
-    /// Container or init container; their names are unique in a pod.
-    #[schemars(length(min = 1, max = 63))]
-    pub container: String,
-    /// Image that runs now; the Upgrade fails before it touches anything if it is another.
-    #[schemars(length(min = 1, max = 512))]
-    pub from: String,
-    /// Image to run.
-    #[schemars(length(min = 1, max = 512))]
-    pub to: String,
 }
 
 /// When an upgrade is taken back by itself.
@@ -280,6 +151,26 @@ pub struct OnFailure {
     /// person.
     #[serde(default = "yes")]
     pub health_check_failure: bool,
+    /// An analysis says no, or cannot be made. Otherwise the Upgrade stands still, Degraded.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub analysis_failure: bool,
+    /// More than this share of all measurements failed, whatever each metric's own limits bear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_threshold: Option<ErrorThreshold>,
+}
+
+/// The share of measurements that may fail over a whole attempt.
+///
+/// Counted are the failed ones and the errors of all analyses of the attempt, dry runs left out. It
+/// is looked at once there are so many measurements that a single one is not over it by itself:
+/// 20 of them at 5 %.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorThreshold {
+    /// In percent, 1 to 99.
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 99")
+        .message("errorThreshold.percent is a percentage from 1 to 99"))]
+    pub percent: i32,
 }
 
 /// Orders to an Upgrade under way. Outside the plan hash.
@@ -318,8 +209,13 @@ pub struct Promote {
 
 impl Default for OnFailure {
     fn default() -> Self {
-        Self { health_check_failure: true }
+        Self { health_check_failure: true, analysis_failure: true, error_threshold: None }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_yes(yes: &bool) -> bool {
+    *yes
 }
 
 fn yes() -> bool {
