@@ -2,7 +2,7 @@
 
 use super::Walk;
 use super::governance::Door;
-use super::plan::Step;
+use super::plan::{StageKind, Step};
 use crate::api::UpgradeApproval;
 use crate::api::approval::Decision;
 use crate::api::policy::ApprovalScope;
@@ -77,6 +77,7 @@ impl Walk<'_> {
                 Door::Shut { .. } => None,
             });
             if let Some(since) = self.status.window_shut_since.take() {
+                self.shift_analyses(self.now.duration_since(since.0));
                 self.status.paused_seconds += super::seconds_between(since.0, self.now);
                 self.touch_progress();
             }
@@ -168,9 +169,16 @@ impl Walk<'_> {
             return None;
         }
         let stage = self.plan.stages.get(at.stage)?;
-        // A step that is a pause changes nothing: the next weight is what is approved.
-        let step = stage.steps.iter().skip(at.step).position(|s| matches!(s, Step::Weight(_)));
-        let step = step.map(|n| n + at.step)?;
+        // A step that is a pause changes nothing: the next weight is what is approved. A stage
+        // without steps is one as a whole.
+        let weight =
+            || stage.steps().iter().skip(at.step).position(|s| matches!(s, Step::Weight(_)));
+        let step = match &stage.kind {
+            StageKind::Workloads(_) => weight().map(|n| n + at.step)?,
+            StageKind::Job(_) => 0,
+            StageKind::Checks(_) if wanted.per == ApprovalScope::Upgrade => 0,
+            StageKind::Checks(_) => return None,
+        };
         let scope = match wanted.per {
             ApprovalScope::Upgrade if !at.start => return None,
             ApprovalScope::Stage if !at.begins_stage => return None,
@@ -178,19 +186,26 @@ impl Walk<'_> {
             ApprovalScope::Stage => (Some(stage.name.clone()), None),
             ApprovalScope::Step => (Some(stage.name.clone()), i32::try_from(step).ok()),
         };
-        let (count, until) = self.count_approvals(&scope, at.stage);
+        Some(self.word(&scope, at.stage))
+    }
+
+    /// Somebody's word on a pause that waits for it, whatever the policies ask for.
+    pub(crate) fn approved_step(&mut self, stage: usize, step: usize) -> GateStatus {
+        let name = self.plan.stages.get(stage).map(|s| s.name.clone());
+        self.word(&(name, i32::try_from(step).ok()), stage)
+    }
+
+    fn word(&mut self, scope: &(Option<String>, Option<i32>), stage: usize) -> GateStatus {
+        let (count, until) = self.count_approvals(scope, stage);
         let missing = count.required - i32::try_from(count.approved_by.len()).unwrap_or(i32::MAX);
         let open = missing <= 0;
         let by = count.approved_by.join(", ");
-        let message = if open {
-            format!("approved by {by}")
-        } else {
-            needs(missing, &self.plan.name, &scope)
-        };
+        let message =
+            if open { format!("approved by {by}") } else { needs(missing, &self.plan.name, scope) };
         self.status.approvals = Some(count);
         // What expires before it is used has to be asked for again.
         self.alarms.extend(until);
-        Some(GateStatus { gate: Gate::Approval, open, message, next: None })
+        GateStatus { gate: Gate::Approval, open, message, next: None }
     }
 
     /// Approvals that count for a scope, by different people, none of them the requester; and when
@@ -202,7 +217,9 @@ impl Walk<'_> {
     ) -> (ApprovalCount, Option<Timestamp>) {
         let wanted = &self.observed.governance.approvals;
         let requester = self.plan.requester.as_ref().map(|r| r.username.as_str());
-        let mut count = ApprovalCount { required: wanted.required, ..ApprovalCount::default() };
+        // Who asks for a word asks for one at least.
+        let required = wanted.required.max(1);
+        let mut count = ApprovalCount { required, ..ApprovalCount::default() };
         let mut until: Option<Timestamp> = None;
         let mut approvals: Vec<_> = self.observed.approvals.iter().collect();
         approvals.sort_by_key(|a| created(a).unwrap_or(Timestamp::MAX));

@@ -1,6 +1,9 @@
 //! What the engine wants done. Data only: the controller performs it.
 
+use super::objects::{Look, Resource};
+use super::questions::{Key, Question};
 use crate::api::WorkloadKind;
+use crate::api::status::UpdateStrategy;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
@@ -10,6 +13,8 @@ use serde_json::{Value, json};
 pub enum Effect {
     /// Write to a workload's spec, if it is still at the resource version that was looked at.
     Patch(WorkloadPatch),
+    /// Delete a pod, if it is still the one, and as it was, that was looked at.
+    DeletePod(PodDelete),
     /// The last write: take our label and our `managedFields` entry off a workload.
     Release {
         /// Kind of the workload.
@@ -35,22 +40,81 @@ pub enum Effect {
         /// Names of their Secrets.
         receivers: Vec<String>,
     },
+    /// Order another Upgrade of the namespace to be taken back.
+    Abort {
+        /// Its name.
+        name: String,
+    },
     /// Put our finalizer on the Upgrade, so that deleting it puts everything back first.
     Hold,
     /// Take our finalizer off the Upgrade.
     LetGo,
+    /// Keep an eye on these objects until the Upgrade is over.
+    Watch(Look),
+    /// Ask, unless it is being asked already.
+    Ask {
+        /// Names this asking.
+        key: Key,
+        /// What is asked.
+        question: Question,
+    },
+    /// Write an object other than a workload.
+    Write(ObjectWrite),
     /// Look again at this time, should nothing happen before.
     RequeueAt(Timestamp),
 }
 
 impl Effect {
     /// The workload whose images are to be noted.
-    pub fn recorded(&self) -> Option<String> {
+    pub fn recorded(&self) -> Option<(WorkloadKind, String)> {
         match self {
-            Self::Record { name, .. } => Some(name.clone()),
+            Self::Record { kind, name } => Some((*kind, name.clone())),
             _ => None,
         }
     }
+
+    /// It brings a workload forward: nothing that is still to be done once the way back begins.
+    pub fn moves(&self) -> bool {
+        matches!(self, Self::Patch(_) | Self::DeletePod(_) | Self::Write(_))
+    }
+}
+
+/// A pod that is to go, so that its controller makes another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodDelete {
+    /// `metadata.name`
+    pub name: String,
+    /// `metadata.uid`: its successor in a StatefulSet has the same name.
+    pub uid: String,
+    /// `metadata.resourceVersion` that the decision was made on.
+    pub resource_version: String,
+    /// What it is deleted for, for logs.
+    pub why: String,
+}
+
+/// A write to an object other than a workload, in the Upgrade's own namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObjectWrite {
+    /// Its kind.
+    pub resource: Resource,
+    /// Its name.
+    pub name: String,
+    /// What is written.
+    pub how: How,
+    /// What it does, for logs and events.
+    pub why: String,
+}
+
+/// How an object is written. Each is safe to repeat: what is there already, or gone already, is
+/// looked at again and no error.
+#[derive(Clone, Debug, PartialEq)]
+pub enum How {
+    /// Make it; it must not exist.
+    Create(Value),
+    /// RFC 6902 operations; the first tests `/metadata/resourceVersion`.
+    Patch(Vec<Value>),
+    /// Delete it, if it is still the one with this `metadata.uid`; what it owns goes with it.
+    Delete(String),
 }
 
 /// An event on the Upgrade.
@@ -82,7 +146,7 @@ pub struct WorkloadPatch {
     pub why: String,
 }
 
-/// Changes of a Deployment's spec; `None` leaves a field alone.
+/// Changes of a workload's spec; `None` leaves a field alone.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Write {
     /// Images by JSON pointer of the container.
@@ -99,6 +163,8 @@ pub struct Write {
     pub min_ready_seconds: Option<i32>,
     /// `spec.progressDeadlineSeconds`
     pub progress_deadline_seconds: Option<i32>,
+    /// `spec.updateStrategy` of a StatefulSet or DaemonSet, whole
+    pub update_strategy: Option<UpdateStrategy>,
     /// What it does, in a few words.
     pub why: String,
 }
@@ -126,6 +192,7 @@ impl Write {
                 "/spec/progressDeadlineSeconds".to_owned(),
                 self.progress_deadline_seconds.map(|v| json!(v)),
             ),
+            ("/spec/updateStrategy".to_owned(), self.update_strategy.as_ref().map(|v| json!(v))),
         ];
         ops.extend(fields.iter().filter_map(|(p, v)| v.as_ref().map(|v| set(p, v))));
         ops

@@ -1,6 +1,7 @@
 //! What must hold before anything is written: the plan fits what runs, nobody else is on it, and
 //! every gate is open. Gates are looked at again before each stage and each step.
 
+use super::analysis::Ready;
 use super::checkpoint::Checkpoint;
 use super::deployment::{Side, side};
 use super::effect::Effect;
@@ -8,6 +9,7 @@ use super::observed::Workload;
 use super::plan::PlanTarget;
 use super::{Walk, plan_error};
 use crate::api::status::{Gate, NoticeStatus, Phase};
+use crate::api::upgrade::OnConflict;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
@@ -29,8 +31,21 @@ impl Walk<'_> {
         if let Some((phase, why)) = self.no_longer_held() {
             return self.end(phase, why);
         }
+        // What runs now is not what it will start from.
+        if self.behind_another() {
+            return;
+        }
         if let Some(why) = self.unfit() {
             return self.end(Phase::Failed, why);
+        }
+        match self.analyses_ready() {
+            Ready::Yes => {}
+            Ready::Never(why) => return self.end(Phase::Failed, why),
+            Ready::NotYet(why) => {
+                self.status.phase = Phase::Pending;
+                self.status.message = why;
+                return;
+            }
         }
         // What is held carries our label, and that counts more than who came first.
         if let Some(rival) = self.observed.rival.as_ref().filter(|_| !self.plan.held) {
@@ -59,6 +74,26 @@ impl Walk<'_> {
             return;
         }
         self.start();
+    }
+
+    /// Whether it waits for the end of another Upgrade; one that it supersedes is told to end.
+    fn behind_another(&mut self) -> bool {
+        let Some(rival) = self.observed.rival.as_ref().filter(|_| !self.plan.held) else {
+            return false;
+        };
+        let name = rival.name.clone();
+        let what = match self.plan.on_conflict {
+            OnConflict::Reject => return false,
+            OnConflict::Queue => "it is queued behind",
+            OnConflict::Supersede => {
+                self.effects.push(Effect::Abort { name: name.clone() });
+                "it supersedes"
+            }
+        };
+        self.status.phase = Phase::Pending;
+        self.status.message =
+            format!("{what} Upgrade {name}, which has {}, and waits for its end", rival.workload);
+        true
     }
 
     fn start(&mut self) {

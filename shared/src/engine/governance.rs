@@ -1,5 +1,6 @@
 //! What the policies, windows and matrices ask of one Upgrade, made ready for the gates.
 
+use crate::api::notification::Notification;
 use crate::api::policy::{ApprovalScope, People};
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,6 +13,8 @@ pub struct Governance {
     pub approvals: Approvals,
     /// How long before its start it is announced.
     pub notice: Option<Announcement>,
+    /// Who is told when it comes into a phase.
+    pub notifications: Vec<Notification>,
     /// Maintenance windows and freezes.
     pub window: Door,
     /// Compatibility matrices, for the stages that are still to come.

@@ -1,6 +1,6 @@
 //! What counts as failure of new pods, early and without false alarm.
 
-use super::deployment::Driver;
+use super::driver::Driver;
 use super::law;
 use super::observed::{PodState, Trouble, Workload};
 use crate::api::status::{TargetPhase, TargetStatus};

@@ -2,7 +2,7 @@
 //! held again when they are taken back.
 
 use super::Walk;
-use super::deployment::{Driver, Side, side};
+use super::driver::{Driver, Side, side};
 use super::effect::Effect;
 use super::observed::Workload;
 use super::plan::PlanTarget;
@@ -54,7 +54,7 @@ impl Walk<'_> {
     }
 
     fn only_target(&self) -> Option<(&PlanTarget, &Workload)> {
-        let target = self.plan.stages.first()?.targets.first()?;
+        let target = self.plan.stages.first()?.targets().first()?;
         Some((target, self.observed.workloads.first()?.first()?.as_ref()?))
     }
 
@@ -96,12 +96,8 @@ impl Walk<'_> {
         if workload.replicas == 0 {
             return false;
         }
-        self.patch_and_stamp(
-            target,
-            workload,
-            driver.hold_again(),
-            Some(&Held { requester, paused }),
-        );
+        let Some(write) = driver.hold_again() else { return false };
+        self.patch_and_stamp(target, workload, write, Some(&Held { requester, paused }));
         true
     }
 }

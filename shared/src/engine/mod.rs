@@ -8,41 +8,64 @@
 //! |---|---|
 //! | [`plan`] | the spec, read once |
 //! | [`observed`] | what runs |
+//! | [`objects`], [`questions`] | what else is looked at, and what only the world outside can answer |
 //! | [`gates`] | what must hold before anything is written |
 //! | [`governance`], `checkpoint` | what others ask for, and where on the walk it is looked at |
+//! | `analysis` | metrics: at a step, beside the steps, around a promotion |
 //! | [`stages`] | one file a stage kind |
-//! | [`deployment`] | from where a Deployment is to where it should be |
+//! | [`traffic`] | what routers and Services carry of a canary |
+//! | [`blue_green`] | new pods beside the old ones, and a Service that is switched |
+//! | [`driver`] | what every driver of a workload can say and do |
+//! | [`deployment`], [`stateful_set`], [`daemon_set`] | from where one is to where it should be |
+//! | `revised` | what the last two share: controller revisions |
 //! | [`law`] | the arithmetic of surge and unavailable |
+//! | [`checks`] | what is asked of what runs, and what the answers mean |
 //! | [`health`] | what counts as failure |
 //! | [`rollback`] | the way back |
 //! | `hold` | Upgrades that mode `Hold` opened |
+//! | `notifications` | who is told |
 //! | [`effect`] | what the controller is asked to do |
 
+pub(crate) mod analysis;
+pub mod blue_green;
 mod checkpoint;
+pub mod checks;
 pub mod conditions;
+pub mod daemon_set;
 pub mod deployment;
+pub mod driver;
 pub mod effect;
 pub mod gates;
 pub mod governance;
 pub mod health;
 mod hold;
 pub mod law;
+mod notifications;
+pub mod objects;
 pub mod observed;
 pub mod plan;
+pub mod questions;
+mod revised;
 pub mod rollback;
 pub mod stages;
+pub mod stateful_set;
+pub mod traffic;
 
+#[cfg(test)]
+mod bench;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
 mod tests;
 
-use crate::api::status::{Phase, TargetPhase, UpgradeStatus};
+use crate::api::status::{Activity, Phase, TargetPhase, UpgradeStatus};
 use effect::{Effect, Event};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use objects::{Look, Sight};
 use observed::Observed;
-use plan::Plan;
+use plan::{Plan, StageKind};
+use questions::{Answer, Question};
 
 /// What is to be written and done.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,9 +96,10 @@ pub(crate) struct Walk<'a> {
     pub(crate) alarms: Vec<Timestamp>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     fn header(&mut self) {
         self.status.observed_generation = self.observed.generation;
+        self.status.activity = None;
         self.status.plan_hash.clone_from(&self.plan.hash);
         self.status.requester.clone_from(&self.plan.requester);
         self.status.target_version.clone_from(&self.plan.to);
@@ -142,9 +166,20 @@ impl Walk<'_> {
             let Some(stage) = self.plan.stages.get(index) else {
                 return self.complete();
             };
-            match self.walk_workloads(index, stage) {
+            let moved = match &stage.kind {
+                StageKind::Workloads(plan) => {
+                    self.status.activity = Some(Activity::Deploying);
+                    self.walk_workloads(index, plan)
+                }
+                StageKind::Job(plan) => self.walk_job(index, plan),
+                StageKind::Checks(plan) => self.walk_checks(index, plan),
+            };
+            match moved {
                 stages::StageMove::Waiting => return,
                 stages::StageMove::Failed(why) => return self.fail(why),
+                stages::StageMove::AnalysisFailed(why) => {
+                    return self.fail_or_stand(why, self.plan.rollback_on_analysis);
+                }
                 stages::StageMove::Done => {
                     self.event(false, "StageCompleted", format!("stage {} is done", stage.name));
                     self.status.last_successful_stage = Some(stage.name.clone());
@@ -168,6 +203,7 @@ impl Walk<'_> {
 
     fn resume(&mut self) {
         if let Some(since) = self.status.held_since.take() {
+            self.shift_analyses(self.now.duration_since(since.0));
             // A pause step that went on meanwhile counts its own time.
             if self.status.pause_start_time.is_none() {
                 self.status.paused_seconds += seconds_between(since.0, self.now);
@@ -215,11 +251,16 @@ impl Walk<'_> {
 
     /// A failure: back, where the Upgrade says so; otherwise nothing moves until somebody decides.
     pub(crate) fn fail(&mut self, why: String) {
-        if self.plan.rollback_on_failure {
+        self.fail_or_stand(why, self.plan.rollback_on_failure);
+    }
+
+    fn fail_or_stand(&mut self, why: String, back: bool) {
+        if back {
             self.begin_rollback(why);
             return self.roll_back();
         }
-        self.effects.retain(|e| !matches!(e, Effect::Patch(_)));
+        self.effects.retain(|e| !e.moves());
+        self.stop_analyses();
         self.status.phase = Phase::Degraded;
         self.status.rollback_reason = Some(why.clone());
         self.status.message =
@@ -248,6 +289,7 @@ impl Walk<'_> {
             let fresh = UpgradeStatus {
                 attempt: self.plan.retry,
                 used_approvals: self.spent_approvals(),
+                notifications: std::mem::take(&mut self.status.notifications),
                 conditions: std::mem::take(&mut self.status.conditions),
                 ..UpgradeStatus::default()
             };
@@ -259,29 +301,48 @@ impl Walk<'_> {
         self.let_go();
     }
 
+    /// What is known of some objects; what is not looked at yet, is from now on.
+    pub(crate) fn see(&mut self, look: &Look) -> Option<&'a Sight> {
+        let watch = Effect::Watch(look.clone());
+        if !self.effects.contains(&watch) {
+            self.effects.push(watch);
+        }
+        self.observed.objects.get(look)
+    }
+
+    /// The answer to a question, once there is one; see [`questions`] for what a key is.
+    pub(crate) fn ask(&mut self, key: &str, question: Question) -> Option<&'a Answer> {
+        self.effects.push(Effect::Ask { key: key.to_owned(), question });
+        self.observed.answers.get(key)
+    }
+
     pub(crate) fn event(&mut self, warning: bool, reason: &'static str, note: String) {
         self.effects.push(Effect::Event(Event { warning, reason, note }));
     }
 
     fn finish(mut self, before: &UpgradeStatus) -> Outcome {
         self.summarize();
-        let status = &mut self.status;
-        let phase = status.phase;
+        self.tell_activity(before);
+        let phase = self.status.phase;
         self.alarms.retain(|t| *t > self.now);
         let next = self.alarms.iter().min().copied().filter(|_| !phase.is_terminal());
-        status.next_transition_time = next.map(|t| Time(whole_seconds_up(t)));
-        conditions::update(status, self.now);
+        self.status.next_transition_time = next.map(|t| Time(whole_seconds_up(t)));
+        conditions::update(&mut self.status, self.now);
         // Before anything else: what is deleted from now on waits until all is put back.
         if phase.is_in_flight() && !self.observed.held && !self.observed.deleting {
             self.effects.insert(0, Effect::Hold);
         }
+        self.notify(before.phase);
         if phase != before.phase {
             let warning = matches!(
                 phase,
                 Phase::Degraded | Phase::RollingBack | Phase::RolledBack | Phase::Failed
             );
-            let note =
-                if status.message.is_empty() { phase.to_string() } else { status.message.clone() };
+            let note = if self.status.message.is_empty() {
+                phase.to_string()
+            } else {
+                self.status.message.clone()
+            };
             self.effects.insert(0, Effect::Event(Event { warning, reason: phase.as_str(), note }));
         }
         // What is looked at now and then is nothing to announce.
@@ -306,26 +367,56 @@ impl Walk<'_> {
                 self.status.stages.get(shown).map(|s| s.targets.as_slice()).unwrap_or_default();
             let canary = targets.iter().map(|t| t.canary).sum();
             let stable = targets.iter().map(|t| t.stable).sum();
-            self.status.canary_weight = law::effective_weight(canary, stable);
+            // What clients see, where a Service decides it.
+            let switched = targets.iter().find(|t| t.blue_green.is_some());
+            self.status.canary_weight = switched
+                .map_or_else(|| law::effective_weight(canary, stable), |t| t.effective_weight);
         }
         if self.status.phase == Phase::Progressing {
             self.status.message = self.progress_message(shown);
+        } else if self.status.phase == Phase::Paused {
+            let drift = self.drift_message(shown);
+            self.status.message.push_str(&drift);
         }
     }
 
+    /// A rest says what came up new by itself meanwhile.
+    fn drift_message(&self, stage: usize) -> String {
+        let targets = self.status.stages.get(stage).into_iter().flat_map(|s| &s.targets);
+        let adrift = targets.filter(|t| t.drift > 0);
+        let all: Vec<String> = adrift.map(stages::drift).collect();
+        if all.is_empty() { String::new() } else { format!("; {}", all.join("; ")) }
+    }
+
+    /// One event where it begins to do something else.
+    fn tell_activity(&mut self, before: &UpgradeStatus) {
+        if self.status.phase != Phase::Progressing {
+            self.status.activity = None;
+        }
+        let Some(activity) = self.status.activity.filter(|a| before.activity != Some(*a)) else {
+            return;
+        };
+        let stage = self.status.stage.clone().unwrap_or_default();
+        self.event(false, activity.as_str(), format!("stage {stage}"));
+    }
+
     fn progress_message(&self, stage: usize) -> String {
-        let waiting: Vec<&str> = self
+        let waiting: Vec<String> = self
             .status
             .stages
             .get(stage)
             .into_iter()
             .flat_map(|s| &s.targets)
             .filter(|t| t.phase != TargetPhase::Completed && !t.message.is_empty())
-            .map(|t| t.message.as_str())
+            .map(|t| t.message.clone())
+            .chain(self.analysis_messages())
             .collect();
+        if let (Some(word), []) = (self.status.stages.get(stage), waiting.as_slice()) {
+            return word.waits_for().unwrap_or_default();
+        }
         match waiting.as_slice() {
             [] => String::new(),
-            [one] => (*one).to_owned(),
+            [one] => one.clone(),
             [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
         }
     }

@@ -4,6 +4,8 @@
 //! every pod started at once. It is there to try thousands of cases quickly; what it says is
 //! confirmed against the real controller in the `law` tests.
 
+mod services;
+
 use super::effect::{Effect, WorkloadPatch};
 use super::observed::{Container, PodState, Set, Trouble, Workload};
 use crate::api::status::Originals;
@@ -21,6 +23,7 @@ pub enum Behaviour {
 }
 
 /// One Deployment under the model.
+#[expect(clippy::struct_excessive_bools, reason = "they are facts of the object, not modes")]
 #[derive(Clone, Debug)]
 pub struct Native {
     pub n: i32,
@@ -41,6 +44,10 @@ pub struct Native {
     /// Fewest ready and most live pods seen since the last reset.
     pub least: i32,
     pub most: i32,
+    /// Pods of the new image have only become more.
+    pub monotone: bool,
+    new: i32,
+    pub services: services::Services,
 }
 
 pub const OLD: &str = "web:v1";
@@ -55,6 +62,7 @@ impl Native {
             max_unavailable: Some(knob(unavailable)),
             min_ready_seconds: 0,
             progress_deadline_seconds: Some(600),
+            update_strategy: None,
         };
         Self {
             n,
@@ -71,6 +79,9 @@ impl Native {
             releases: 0,
             least: n,
             most: n,
+            monotone: true,
+            new: 0,
+            services: services::Services::default(),
         }
     }
 
@@ -98,6 +109,10 @@ impl Native {
         let live: i32 = self.sets.iter().map(|s| s.1).sum();
         self.least = self.least.min(ready);
         self.most = self.most.max(live);
+        let new = self.count(NEW);
+        self.monotone &= new >= self.new;
+        self.new = new;
+        self.note_endpoints();
     }
 
     pub fn scale(&mut self, n: i32) {
@@ -214,6 +229,7 @@ impl Native {
         for effect in effects {
             match effect {
                 Effect::Patch(patch) => self.patch(patch),
+                Effect::Write(write) => self.write(write),
                 Effect::Release { held, .. } => {
                     if !held {
                         self.label = None;
@@ -269,6 +285,7 @@ impl Native {
     pub fn observe(&self, now: Timestamp) -> Workload {
         let set = |(i, x): (usize, &(String, i32, i32))| Set {
             name: x.0.replace(':', "-"),
+            hash: Some(x.0.replace(':', "-")),
             replicas: x.1,
             status_replicas: x.1,
             ready: self.ready(&x.0, x.1),
@@ -285,11 +302,13 @@ impl Native {
             let ready = self.ready(&x.0, x.1) > 0;
             let trouble = if x.0 == NEW { crash.clone() } else { None };
             (0..x.1).map(move |i| PodState {
+                ip: Some(format!("192.0.2.{i}")),
                 name: format!("{}-{i}", x.0),
                 set: x.0.replace(':', "-"),
                 since: Some(since),
                 ready_since: ready.then_some(since),
                 trouble: trouble.clone(),
+                ..PodState::default()
             })
         });
         Workload {
@@ -310,12 +329,13 @@ impl Native {
                 image: self.image.clone(),
                 pointer: "/spec/template/spec/containers/0".to_owned(),
             }],
+            pod_labels: [("app".to_owned(), "web".to_owned())].into(),
             replica_sets: self.sets.iter().enumerate().map(set).collect(),
             pods: pods.collect(),
             status_replicas: self.sets.iter().map(|x| x.1).sum(),
             updated: self.count(&self.image),
             available: self.sets.iter().map(|x| self.available(x)).sum(),
-            replica_failure: None,
+            ..Workload::default()
         }
     }
 }

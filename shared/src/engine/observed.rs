@@ -1,16 +1,23 @@
-//! What runs: the parts of a Deployment, its ReplicaSets and its pods that the engine reasons on.
+//! What runs: the parts of a workload, its ReplicaSets or revisions and its pods that the engine
+//! reasons on. Deployments are read here; the others beside their drivers.
 
 use crate::api::status::Originals;
 use crate::api::{FIELD_MANAGER, HELD_ANNOTATION, Held, IN_FLIGHT_LABEL, UpgradeApproval};
 use crate::engine::effect::Write;
 use crate::engine::governance::Governance;
 use crate::engine::law;
+use crate::engine::objects::Objects;
+use crate::engine::questions::Answers;
 use crate::image;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use std::collections::BTreeMap;
+
+/// The label by which the Deployment controller tells the pods of its ReplicaSets apart.
+pub const HASH_LABEL: &str = "pod-template-hash";
 
 /// Everything a decision about one Upgrade is made on.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +36,10 @@ pub struct Observed {
     pub governance: Governance,
     /// The workloads, in the order of the plan: stage by stage, target by target.
     pub workloads: Vec<Vec<Option<Workload>>>,
+    /// Objects other than workloads that the last round wanted to see.
+    pub objects: Objects,
+    /// Answers to what the last round asked.
+    pub answers: Answers,
     /// When to look again at what no watch tells of.
     pub look_again: Option<Timestamp>,
     /// Another Upgrade, older and not ended, that names one of the workloads.
@@ -44,7 +55,8 @@ pub struct Rival {
     pub workload: String,
 }
 
-/// A Deployment as the engine sees it.
+/// A workload as the engine sees it. What is said of a Deployment's ReplicaSets holds for the
+/// controller revisions of the other kinds, which have no counts of their own: their pods do.
 #[expect(clippy::struct_excessive_bools, reason = "they are facts of the object, not modes")]
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Workload {
@@ -74,9 +86,13 @@ pub struct Workload {
     pub fields: Originals,
     /// Containers and init containers.
     pub containers: Vec<Container>,
+    /// Labels of the pod template.
+    pub pod_labels: BTreeMap<String, String>,
     /// ReplicaSets that it controls.
     pub replica_sets: Vec<Set>,
-    /// Pods of these ReplicaSets that are not being deleted.
+    /// What a StatefulSet says of its revisions.
+    pub revisions: Revisions,
+    /// Its pods that are not being deleted.
     pub pods: Vec<PodState>,
     /// `status.replicas`
     pub status_replicas: i32,
@@ -86,6 +102,17 @@ pub struct Workload {
     pub available: i32,
     /// Message of a true `ReplicaFailure` condition: quota, admission, limits.
     pub replica_failure: Option<String>,
+}
+
+/// What a StatefulSet says of its revisions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revisions {
+    /// `status.currentRevision`: what pods under the partition come up as.
+    pub current: Option<String>,
+    /// `status.updateRevision`: what the others come up as.
+    pub update: Option<String>,
+    /// `spec.ordinals.start`
+    pub first: i32,
 }
 
 /// A container of the template.
@@ -99,11 +126,13 @@ pub struct Container {
     pub pointer: String,
 }
 
-/// A ReplicaSet.
+/// A ReplicaSet, or a controller revision with the pods of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
-    /// `metadata.name`
+    /// `metadata.name`; of a revision what its pods carry in `controller-revision-hash`
     pub name: String,
+    /// Its label `pod-template-hash`, as the Deployment controller gave it.
+    pub hash: Option<String>,
     /// `spec.replicas`
     pub replicas: i32,
     /// `status.replicas`
@@ -117,12 +146,22 @@ pub struct Set {
 }
 
 /// A pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodState {
     /// `metadata.name`
     pub name: String,
-    /// ReplicaSet that controls it.
+    /// `metadata.uid`
+    pub uid: String,
+    /// `metadata.resourceVersion`
+    pub resource_version: String,
+    /// The node it is on, once it is on one.
+    pub node: Option<String>,
+    /// That node is one of those that the canary takes first.
+    pub preferred: bool,
+    /// ReplicaSet that controls it, or revision that it was made of.
     pub set: String,
+    /// `status.podIP`
+    pub ip: Option<String>,
     /// Since when it has been able to start its containers: the latest of its creation, its node,
     /// its init containers, and the end of its last readiness.
     pub since: Option<Timestamp>,
@@ -156,28 +195,37 @@ impl Workload {
             .map(|s| Set::new(s))
             .collect();
         let pods = pods.iter().filter_map(|p| PodState::new(p, &replica_sets)).collect();
-        let label = meta.labels.as_ref().and_then(|l| l.get(IN_FLIGHT_LABEL)).cloned();
-        let stamp = meta.annotations.as_ref().and_then(|a| a.get(HELD_ANNOTATION));
         Self {
-            uid,
-            hold: stamp.filter(|_| label.is_some()).and_then(|text| Held::read(text)),
-            stamped: stamp.is_some(),
-            owned: meta.managed_fields.iter().flatten().any(is_ours),
-            resource_version: meta.resource_version.clone().unwrap_or_default(),
-            label,
-            has_labels: meta.labels.is_some(),
             observed: status.observed_generation.unwrap_or(0) >= meta.generation.unwrap_or(0),
             replicas: spec.replicas.unwrap_or(1),
             paused: spec.paused.unwrap_or(false),
             recreate: is_recreate(&spec),
             fields: originals(&spec),
             containers: spec.template.spec.as_ref().map(containers).unwrap_or_default(),
+            pod_labels: spec.template.metadata.and_then(|m| m.labels).unwrap_or_default(),
             replica_sets,
             pods,
             status_replicas: status.replicas.unwrap_or(0),
             updated: status.updated_replicas.unwrap_or(0),
             available: status.available_replicas.unwrap_or(0),
             replica_failure: replica_failure(&status),
+            ..Self::of(meta)
+        }
+    }
+
+    /// What the metadata says.
+    pub(super) fn of(meta: &ObjectMeta) -> Self {
+        let label = meta.labels.as_ref().and_then(|l| l.get(IN_FLIGHT_LABEL)).cloned();
+        let stamp = meta.annotations.as_ref().and_then(|a| a.get(HELD_ANNOTATION));
+        Self {
+            uid: meta.uid.clone().unwrap_or_default(),
+            hold: stamp.filter(|_| label.is_some()).and_then(|text| Held::read(text)),
+            stamped: stamp.is_some(),
+            owned: meta.managed_fields.iter().flatten().any(is_ours),
+            resource_version: meta.resource_version.clone().unwrap_or_default(),
+            label,
+            has_labels: meta.labels.is_some(),
+            ..Self::default()
         }
     }
 
@@ -242,6 +290,8 @@ impl Workload {
         write.progress_deadline_seconds = write
             .progress_deadline_seconds
             .filter(|v| Some(*v) != fields.progress_deadline_seconds);
+        write.update_strategy =
+            write.update_strategy.filter(|v| Some(v) != fields.update_strategy.as_ref());
         write
     }
 }
@@ -253,6 +303,7 @@ impl Set {
         let revision = set.metadata.annotations.as_ref();
         Self {
             name: set.metadata.name.clone().unwrap_or_default(),
+            hash: set.metadata.labels.as_ref().and_then(|l| l.get(HASH_LABEL)).cloned(),
             replicas: spec.and_then(|s| s.replicas).unwrap_or(0),
             status_replicas: status.map_or(0, |s| s.replicas),
             ready: status.and_then(|s| s.ready_replicas).unwrap_or(0),
@@ -282,6 +333,11 @@ impl PodState {
         let owner =
             pod.metadata.owner_references.as_ref()?.iter().find(|o| o.controller == Some(true))?;
         let set = sets.iter().find(|s| s.name == owner.name)?;
+        Self::of(pod, set.name.clone())
+    }
+
+    /// A pod of this ReplicaSet or revision; none where it is being deleted.
+    pub(super) fn of(pod: &Pod, set: String) -> Option<Self> {
         if pod.metadata.deletion_timestamp.is_some() {
             return None;
         }
@@ -295,7 +351,12 @@ impl PodState {
             .flatten();
         Some(Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
-            set: set.name.clone(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            resource_version: pod.metadata.resource_version.clone().unwrap_or_default(),
+            node: pod.spec.as_ref().and_then(|s| s.node_name.clone()),
+            preferred: false,
+            set,
+            ip: status.and_then(|s| s.pod_ip.clone()),
             since: able_since(pod),
             ready_since: ready.and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0),
             trouble: containers.filter_map(trouble).max_by_key(|t| t.restarts),
@@ -329,14 +390,14 @@ fn is_ours(entry: &ManagedFieldsEntry) -> bool {
     entry.manager.as_deref() == Some(FIELD_MANAGER)
 }
 
-fn controlled_by(
+pub(super) fn controlled_by(
     owners: Option<&[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference]>,
     uid: &str,
 ) -> bool {
     owners.unwrap_or_default().iter().any(|o| o.controller == Some(true) && o.uid == uid)
 }
 
-fn containers(pod: &PodSpec) -> Vec<Container> {
+pub(super) fn containers(pod: &PodSpec) -> Vec<Container> {
     let read = |list: &[k8s_openapi::api::core::v1::Container], field: &str| {
         list.iter()
             .enumerate()
@@ -368,6 +429,7 @@ fn originals(spec: &k8s_openapi::api::apps::v1::DeploymentSpec) -> Originals {
         max_unavailable: own(rolling.and_then(|r| r.max_unavailable.as_ref())),
         min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
         progress_deadline_seconds: spec.progress_deadline_seconds,
+        update_strategy: None,
     }
 }
 

@@ -1,16 +1,17 @@
 //! The way back: the stage under way first, then the finished ones, last first.
 
 use super::Walk;
-use super::deployment::{Driver, Move};
+use super::driver::{Driver, Move};
 use super::effect::Effect;
-use super::plan::taken_back;
+use super::plan::{Plan, PlanStage, StageKind, taken_back};
 use crate::api::status::{Phase, TargetPhase};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     /// Decides for the way back.
     pub(crate) fn begin_rollback(&mut self, why: String) {
-        self.effects.retain(|e| !matches!(e, Effect::Patch(_) | Effect::Release { .. }));
+        self.effects.retain(|e| !e.moves() && !matches!(e, Effect::Release { .. }));
+        self.stop_analyses();
         self.status.phase = Phase::RollingBack;
         self.status.pause_start_time = None;
         self.status.held_since = None;
@@ -38,8 +39,11 @@ impl Walk<'_> {
         self.status.rolled_back = true;
         self.status.canary_weight = 0;
         self.status.completion_time = Some(Time(self.now));
-        self.status.message =
-            format!("taken back: {why}; `kubectl upgrade retry {}` starts it over", self.plan.name);
+        let lasting = self.what_stays();
+        self.status.message = format!(
+            "taken back: {why}{lasting}; `kubectl upgrade retry {}` starts it over",
+            self.plan.name
+        );
         if self.plan.retry > self.status.attempt && !self.plan.abort && !self.observed.deleting {
             return self.ended();
         }
@@ -48,14 +52,21 @@ impl Walk<'_> {
 
     /// Whether every workload of the stage is back.
     fn roll_back_stage(&mut self, stage: usize) -> bool {
-        let Some(plan) = self.plan.stages.get(stage) else {
-            return true;
+        let all: &'a Plan = self.plan;
+        let Some(kind) = all.stages.get(stage).map(|s| &s.kind) else { return true };
+        let plan = match kind {
+            StageKind::Workloads(plan) => plan,
+            StageKind::Job(plan) => return self.roll_back_job(stage, plan),
+            StageKind::Checks(_) => return true,
         };
+        if !self.traffic_off(stage, plan) {
+            return false;
+        }
         let mut done = true;
         for index in 0..plan.targets.len() {
             done &= self.roll_back_target(stage, index);
         }
-        done
+        done && self.traffic_home(stage, plan)
     }
 
     fn roll_back_target(&mut self, stage: usize, index: usize) -> bool {
@@ -65,10 +76,18 @@ impl Walk<'_> {
         if status.phase == TargetPhase::RolledBack {
             return true;
         }
+        let gone = seen.is_none_or(|w| status.uid.as_ref() != Some(&w.uid));
+        if (gone || status.originals.is_none())
+            && let Some(what) = self.services_left(&status)
+        {
+            status.message = what;
+            self.set_target(stage, index, status);
+            return false;
+        }
         let Some(originals) = status.originals.clone() else {
             return true;
         };
-        let Some(workload) = seen.filter(|w| status.uid.as_ref() == Some(&w.uid)) else {
+        let Some(workload) = seen.filter(|_| !gone) else {
             status.phase = TargetPhase::RolledBack;
             status.message = "it was deleted meanwhile: nothing to put back".to_owned();
             self.set_target(stage, index, status);
@@ -78,15 +97,27 @@ impl Walk<'_> {
             self.set_target(stage, index, status);
             return done;
         }
-        let Some(plan) = self.plan.stages.get(stage) else { return true };
+        let Some(plan) = self.plan.stages.get(stage).and_then(PlanStage::workloads) else {
+            return true;
+        };
         let before = status.clone();
         let driver = Driver::new(target, workload, &originals, &before, plan, self.now);
         status.phase = TargetPhase::RollingBack;
-        self.note_counts(&driver, workload, &mut status);
+        self.note_counts(&*driver, workload, &mut status);
         status.message.clear();
+        if let Some(what) = self.services_before_back(workload, &before) {
+            status.message = what;
+            self.set_target(stage, index, status);
+            return false;
+        }
         match driver.back() {
             Move::Write(write) => self.patch(target, workload, write),
             Move::Wait(what) | Move::Broken(what) => status.message = what,
+            Move::Delete(pods, what) => {
+                status.message = what;
+                self.delete(pods);
+            }
+            Move::Reached if let Some(what) = self.services_left(&before) => status.message = what,
             Move::Reached if self.hold_again(&driver, target, workload, originals.paused) => {}
             Move::Reached if workload.label.is_some() => self.release(target, workload),
             Move::Reached => status.phase = TargetPhase::RolledBack,

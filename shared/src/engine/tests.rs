@@ -1,8 +1,11 @@
 //! The engine against the model of the native controller.
 
+use super::effect::Effect;
 use super::model::{Behaviour, NEW, Native, OLD};
+use super::objects::{Look, Objects};
 use super::observed::Observed;
 use super::plan::Plan;
+use super::questions::{Answers, Key, Question};
 use super::{law, step};
 use crate::api::status::{Phase, UpgradeStatus};
 use crate::api::upgrade::Promote;
@@ -11,7 +14,10 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+mod analysis;
+mod arithmetic;
 mod hold;
+mod jobs;
 
 /// An Upgrade, the Deployment under the model, and a clock.
 struct Bench {
@@ -22,6 +28,16 @@ struct Bench {
     held: bool,
     /// The API server refuses every write to the workload.
     refuse: bool,
+    /// Other objects that are seen.
+    objects: Objects,
+    /// Answers to what was asked.
+    answers: Answers,
+    /// What the last round asked and has no answer to.
+    asked: Vec<(Key, Question)>,
+    /// What the last round looked at.
+    looks: Vec<Look>,
+    /// Writes to other objects, of the last round that had any.
+    writes: Vec<Effect>,
 }
 
 fn steps(weights: &[i32]) -> Value {
@@ -43,13 +59,27 @@ impl Bench {
         .expect("a valid spec");
         let plan = Plan::new(&Upgrade::new("up", spec)).expect("a valid plan");
         let now = "2026-11-21T12:00:00Z".parse().expect("a time");
-        Self { plan, native, status: UpgradeStatus::default(), now, held: false, refuse: false }
+        Self {
+            plan,
+            native,
+            status: UpgradeStatus::default(),
+            now,
+            held: false,
+            refuse: false,
+            objects: Objects::new(),
+            answers: Answers::new(),
+            asked: vec![],
+            looks: vec![],
+            writes: vec![],
+        }
     }
 
     fn round(&mut self) -> bool {
         let observed = Observed {
             held: self.held,
             workloads: vec![vec![Some(self.native.observe(self.now))]],
+            objects: self.objects.clone(),
+            answers: self.answers.clone(),
             ..Observed::default()
         };
         let outcome = step(&self.plan, &observed, &self.status, self.now);
@@ -66,9 +96,27 @@ impl Bench {
                 _ => {}
             }
         }
+        self.note_effects(&outcome.effects);
         let changed = outcome.status != self.status;
         self.status = outcome.status;
         moved || changed
+    }
+
+    fn note_effects(&mut self, effects: &[Effect]) {
+        let asked = |e: &Effect| match e {
+            Effect::Ask { key, question } => Some((key.clone(), question.clone())),
+            _ => None,
+        };
+        let all: Vec<_> = effects.iter().filter_map(asked).collect();
+        self.answers.retain(|key, _| all.iter().any(|(k, _)| k == key));
+        self.asked = all.into_iter().filter(|(k, _)| !self.answers.contains_key(k)).collect();
+        let look = |e: &Effect| if let Effect::Watch(look) = e { Some(look.clone()) } else { None };
+        self.looks = effects.iter().filter_map(look).collect();
+        let writes = effects.iter().filter(|e| matches!(e, Effect::Write(_))).cloned();
+        let writes: Vec<_> = writes.collect();
+        if !writes.is_empty() {
+            self.writes = writes;
+        }
     }
 
     /// Rounds until nothing moves.
@@ -108,7 +156,7 @@ fn a_canary_of_s_steps_costs_s_plus_1_writes_and_one_of_metadata() {
         [(20, vec![10, 30, 50, 75, 100]), (100, vec![20, 40, 60, 80, 100]), (12, vec![25, 50, 75])]
     {
         let mut bench = Bench::new(Native::new(n, "25%", "25%"), &steps(&weights));
-        let count = bench.plan.stages[0].steps.len();
+        let count = bench.plan.stages[0].steps().len();
         assert_eq!(bench.run(), Phase::Completed);
         assert_eq!(bench.pods(), (0, n));
         assert_eq!(bench.native.spec_writes, count + 1, "{n} {weights:?}");

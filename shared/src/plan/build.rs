@@ -1,16 +1,14 @@
 //! From what is wanted and what runs to a plan: the spec of an Upgrade, its hash, its risks.
 
 use super::hash::plan_hash;
+use super::live::Live;
 use super::risks::{Notice, notices};
-use crate::api::WorkloadKind;
 use crate::api::upgrade::{
-    AutoRollback, ImageChange, Stage, Strategy, UpgradeSpec, WindowOverrun, WorkloadTarget,
-    WorkloadsStage,
+    AutoRollback, HealthCheck, ImageChange, JobStage, Stage, Strategy, UpgradeSpec, WindowOverrun,
+    WorkloadTarget, WorkloadsStage,
 };
 use crate::image::Image;
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt;
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -32,6 +30,10 @@ pub struct Request {
     pub not_before: Option<Time>,
     /// What becomes of it when its window shuts under way.
     pub window_overrun: Option<WindowOverrun>,
+    /// A Job that runs before anything changes.
+    pub before: Option<JobStage>,
+    /// What new pods are asked after each weight.
+    pub health_checks: Vec<HealthCheck>,
     /// What is to change.
     pub workloads: Vec<Workload>,
 }
@@ -40,7 +42,7 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub struct Workload {
     /// The workload as it is now.
-    pub live: Deployment,
+    pub live: Live,
     /// Its image changes.
     pub images: Vec<ImageChange>,
     /// Whether something scales it.
@@ -61,34 +63,26 @@ pub enum Autoscaler {
 impl Workload {
     /// `deploy/NAME`
     pub fn reference(&self) -> String {
-        format!("deploy/{}", self.live.name_any())
+        self.live.reference()
     }
 
-    /// Replicas wanted now.
+    /// Pods wanted now.
     pub fn replicas(&self) -> i32 {
-        self.live.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
+        self.live.replicas()
     }
 
     /// Whether its own strategy replaces all pods at once.
     pub fn is_recreate(&self) -> bool {
-        let strategy = self.live.spec.as_ref().and_then(|s| s.strategy.as_ref());
-        strategy.and_then(|s| s.type_.as_deref()) == Some("Recreate")
+        self.live.is_recreate()
     }
 
     /// Whether its last rollout is complete.
     pub fn is_settled(&self) -> bool {
-        let Some(status) = &self.live.status else {
-            return false;
-        };
-        let wanted = self.replicas();
-        status.observed_generation >= self.live.metadata.generation
-            && status.updated_replicas.unwrap_or(0) == wanted
-            && status.replicas.unwrap_or(0) == wanted
+        self.live.is_settled()
     }
 
     fn is_init(&self, container: &str) -> bool {
-        let pod = self.live.spec.as_ref().and_then(|s| s.template.spec.as_ref());
-        let inits = pod.and_then(|p| p.init_containers.as_ref());
+        let inits = self.live.pod().and_then(|p| p.init_containers.as_ref());
         inits.is_some_and(|list| list.iter().any(|c| c.name == container))
     }
 }
@@ -137,7 +131,7 @@ pub struct Row {
 /// same intention always has the same hash.
 pub fn plan(mut request: Request) -> Plan {
     request.workloads.retain(|w| !w.images.is_empty());
-    request.workloads.sort_by_key(|w| w.live.name_any());
+    request.workloads.sort_by_key(|w| (w.live.name_any(), w.live.kind()));
     for workload in &mut request.workloads {
         workload.images.sort_by(|a, b| a.container.cmp(&b.container));
     }
@@ -147,13 +141,7 @@ pub fn plan(mut request: Request) -> Plan {
     let spec = UpgradeSpec {
         from,
         to,
-        stages: vec![Stage {
-            name: "workloads".to_owned(),
-            workloads: Some(WorkloadsStage {
-                strategy: request.strategy.clone(),
-                targets: request.workloads.iter().map(target).collect(),
-            }),
-        }],
+        stages: stages(&request),
         auto_rollback: request.auto_rollback.clone(),
         not_before: request.not_before.clone(),
         window_overrun: request.window_overrun,
@@ -170,6 +158,25 @@ pub fn plan(mut request: Request) -> Plan {
     }
 }
 
+/// The Job first, where there is one, then all workloads together.
+fn stages(request: &Request) -> Vec<Stage> {
+    let job = |job: &JobStage| Stage {
+        name: "migrate".to_owned(),
+        job: Some(job.clone()),
+        ..Stage::default()
+    };
+    let workloads = Stage {
+        name: "workloads".to_owned(),
+        workloads: Some(WorkloadsStage {
+            strategy: request.strategy.clone(),
+            targets: request.workloads.iter().map(target).collect(),
+            health_checks: request.health_checks.clone(),
+        }),
+        ..Stage::default()
+    };
+    request.before.iter().map(job).chain([workloads]).collect()
+}
+
 /// The hash of a plan under another name.
 pub fn rename(plan: &mut Plan, name: String) {
     plan.plan_hash = plan_hash(&plan.namespace, &name, &plan.spec);
@@ -178,7 +185,7 @@ pub fn rename(plan: &mut Plan, name: String) {
 
 fn target(workload: &Workload) -> WorkloadTarget {
     WorkloadTarget {
-        kind: WorkloadKind::Deployment,
+        kind: workload.live.kind(),
         name: workload.live.name_any(),
         images: workload.images.clone(),
     }

@@ -2,7 +2,7 @@ use super::*;
 use serde_json::json;
 
 fn workload(name: &str, replicas: i32, changes: &[(&str, &str, &str)]) -> Workload {
-    let live = serde_json::from_value(json!({
+    let live: k8s_openapi::api::apps::v1::Deployment = serde_json::from_value(json!({
         "metadata": {"name": name, "generation": 1},
         "spec": {"replicas": replicas, "selector": {}, "template": {"spec": {
             "containers": [{"name": "app"}], "initContainers": [{"name": "init"}]}}},
@@ -17,11 +17,13 @@ fn workload(name: &str, replicas: i32, changes: &[(&str, &str, &str)]) -> Worklo
             to: (*to).to_owned(),
         })
         .collect();
-    Workload { live, images, autoscaler: Autoscaler::None }
+    Workload { live: live.into(), images, autoscaler: Autoscaler::None }
 }
 
 fn request(strategy: serde_json::Value, workloads: Vec<Workload>) -> Request {
     Request {
+        before: None,
+        health_checks: vec![],
         namespace: "shop".to_owned(),
         name: None,
         strategy: serde_json::from_value(strategy).expect("a strategy"),
@@ -97,7 +99,8 @@ fn moves_downgrades_and_latest_are_risks() {
     assert!(say("r/web:v2", "r/web").contains("`latest` names no version"));
     assert_eq!(say("r/web:v1", &format!("r/web:v2{digest}")), "");
     let mut recreate = workload("web", 3, &[("app", "r/web:v1", "r/web:v2")]);
-    recreate.live.spec.as_mut().expect("a spec").strategy =
+    let Live::Deployment(live) = &mut recreate.live else { panic!("a Deployment") };
+    live.spec.as_mut().expect("a spec").strategy =
         Some(serde_json::from_value(json!({"type": "Recreate"})).expect("a strategy"));
     assert!(reasons(&plan(request(rolling, vec![recreate]))).contains(&"Recreate"));
 }
@@ -110,4 +113,15 @@ fn a_name_is_a_valid_object_name_and_label_value() {
     assert_eq!(name_of("web", "-2..3-.x"), "web-2.3.x");
     let long = name_of(&"w".repeat(100), &"1".repeat(100));
     assert!(long.len() <= MAX_NAME, "{long}");
+}
+
+#[test]
+fn blue_green_says_what_twice_the_pods_mean() {
+    let strategy = json!({"blueGreen": {"activeService": "web"}});
+    let mut web = workload("web", 3, &[("app", "r/web:v1", "r/web:v2")]);
+    web.autoscaler = Autoscaler::Named("web".to_owned());
+    let p = plan(request(strategy, vec![web]));
+    for reason in ["DoubleCapacity", "BudgetCountsBoth", "AutoscalerSeesBoth", "NativeAlerts"] {
+        assert!(reasons(&p).contains(&reason), "{:?}", reasons(&p));
+    }
 }

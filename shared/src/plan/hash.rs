@@ -1,7 +1,7 @@
 //! The hash that an approval is bound to.
 
 use crate::api::UpgradeSpec;
-use crate::api::upgrade::{AutoRollback, Stage, WindowOverrun};
+use crate::api::upgrade::{AutoRollback, OnConflict, Stage, WindowOverrun};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -21,6 +21,8 @@ struct Content<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     window_overrun: &'a Option<WindowOverrun>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    on_conflict: &'a Option<OnConflict>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     not_before: &'a Option<Time>,
 }
 
@@ -38,6 +40,7 @@ pub fn plan_hash(namespace: &str, name: &str, spec: &UpgradeSpec) -> String {
         stages: &spec.stages,
         auto_rollback: &spec.auto_rollback,
         window_overrun: &spec.window_overrun,
+        on_conflict: &spec.on_conflict,
         not_before: &spec.not_before,
     };
     // Strings, numbers and lists under string keys always serialize; were that ever to change, an
@@ -55,6 +58,11 @@ pub(crate) fn hex<'a>(bytes: impl Iterator<Item = &'a u8>) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// A short name for a text, the same for the same text: ten hexadecimal digits.
+pub fn short_hash(text: &str) -> String {
+    hex(Sha256::digest(text.as_bytes()).iter().take(5))
 }
 
 #[cfg(test)]

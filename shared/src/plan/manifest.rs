@@ -1,5 +1,6 @@
 //! Manifests as documents: which objects they hold, and where a workload keeps its pods.
 
+use crate::api::WorkloadKind;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -42,7 +43,14 @@ impl ObjectId {
 
     /// Whether this version of the product carries such an object to a new state.
     pub fn is_carried(&self) -> bool {
-        self.api_version == "apps/v1" && self.kind == "Deployment"
+        self.carried_kind().is_some()
+    }
+
+    /// Its kind, where an Upgrade may be about it.
+    pub fn carried_kind(&self) -> Option<WorkloadKind> {
+        let kinds = [WorkloadKind::Deployment, WorkloadKind::StatefulSet, WorkloadKind::DaemonSet];
+        let kind = WorkloadKind::from_kind(&self.kind)?;
+        (self.api_version == "apps/v1" && kinds.contains(&kind)).then_some(kind)
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod build;
 pub mod diff;
 pub mod hash;
+pub mod live;
 pub mod manifest;
 mod quantity;
 pub mod risks;
@@ -10,5 +11,6 @@ pub mod risks;
 pub use build::{Autoscaler, Plan, Request, Row, Workload, plan};
 pub use diff::{Comparison, Difference, compare};
 pub use hash::plan_hash;
+pub use live::Live;
 pub use manifest::{ManifestError, ObjectId, flatten};
 pub use risks::{Notice, Severity};

@@ -1,7 +1,8 @@
 //! What a person should know before saying yes.
 
 use super::build::{Autoscaler, Request, Workload};
-use crate::api::upgrade::ImageChange;
+use crate::api::WorkloadKind;
+use crate::api::upgrade::{BlueGreen, ImageChange};
 use crate::engine::law::canary_count;
 use crate::image::Image;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -40,7 +41,22 @@ pub fn notices(request: &Request) -> Vec<Notice> {
     }
     if let Some(canary) = &request.strategy.canary {
         let weights: Vec<i32> = canary.steps.iter().filter_map(|s| s.set_weight).collect();
-        inexact_weights(&request.workloads, &weights, &mut found);
+        if canary.traffic_routing.is_some() {
+            let room = "with trafficRouting all stable pods stay while the canary's come on top: at \
+                        the last weight there are twice as many";
+            push(&mut found, Severity::Note, "RoomForTwice", room.to_owned());
+        } else {
+            inexact_weights(&request.workloads, &weights, &mut found);
+        }
+        let deployment = |w: &Workload| w.live.kind() == WorkloadKind::Deployment;
+        if request.workloads.iter().any(deployment) {
+            in_flight_side_effects(&mut found);
+        }
+    }
+    if let Some(settings) = &request.strategy.blue_green {
+        for workload in &request.workloads {
+            beside(workload, settings, &mut found);
+        }
         if !request.workloads.is_empty() {
             in_flight_side_effects(&mut found);
         }
@@ -164,42 +180,39 @@ fn numbers(tag: &str) -> Option<(Vec<u64>, &str)> {
 fn state(workload: &Workload, request: &Request, found: &mut Vec<Notice>) {
     let name = workload.reference();
     let canary = request.strategy.canary.is_some();
-    let Some(spec) = &workload.live.spec else {
-        return;
-    };
-    let strategy = spec.strategy.as_ref();
-    if strategy.and_then(|s| s.type_.as_deref()) == Some("Recreate") {
+    if workload.is_recreate() {
         let message = format!(
             "{name} has the strategy Recreate: one gated write replaces all pods at once, with a \
              gap in service and no canary"
         );
         push(found, Severity::Risk, "Recreate", message);
-    } else if strategy
-        .and_then(|s| s.rolling_update.as_ref())
-        .and_then(|r| r.max_surge.as_ref())
-        .is_some_and(is_zero)
+    } else if workload.live.kind() == WorkloadKind::Deployment
+        && workload.live.max_surge().is_some_and(is_zero)
     {
         let message = format!(
             "{name} has maxSurge 0: every step takes a running pod away before a new one is up"
         );
         push(found, Severity::Note, "NoSurge", message);
     }
-    match spec.replicas.unwrap_or(1) {
+    kind(workload, canary, found);
+    match workload.replicas() {
         0 => {
             let message =
                 format!("{name} has 0 replicas: nothing runs, so nothing can be verified");
             push(found, Severity::Risk, "NoReplicas", message);
         }
         1 if canary => {
-            let message = format!(
-                "{name} has 1 replica: its canary is one pod beside it, half of all pods whatever \
-                 the weight says"
-            );
+            let what = if workload.live.kind() == WorkloadKind::Deployment {
+                "its canary is one pod beside it, half of all pods whatever the weight says"
+            } else {
+                "nothing of it moves before weight 100"
+            };
+            let message = format!("{name} has 1 replica: {what}");
             push(found, Severity::Risk, "OneReplica", message);
         }
         _ => {}
     }
-    if spec.paused == Some(true) {
+    if workload.live.is_paused() {
         let message = format!("{name} is paused (spec.paused): the Upgrade waits until it is not");
         push(found, Severity::Risk, "WorkloadPaused", message);
     }
@@ -215,6 +228,62 @@ fn state(workload: &Workload, request: &Request, found: &mut Vec<Notice>) {
              number of replicas changes"
         );
         push(found, Severity::Note, "AutoscalerUnknown", message);
+    }
+}
+
+/// What StatefulSets and DaemonSets do that Deployments do not.
+fn kind(workload: &Workload, canary: bool, found: &mut Vec<Notice>) {
+    let (name, live) = (workload.reference(), &workload.live);
+    match live.kind() {
+        WorkloadKind::StatefulSet if live.is_on_delete() => {
+            let message = format!(
+                "{name} has the updateStrategy OnDelete: the Upgrade is refused until it is \
+                 RollingUpdate"
+            );
+            push(found, Severity::Risk, "OnDelete", message);
+        }
+        WorkloadKind::StatefulSet if canary => {
+            let message = format!(
+                "{name}: pods that scaling up adds come up new, until they are given back one by one"
+            );
+            push(found, Severity::Note, "Drift", message);
+        }
+        WorkloadKind::DaemonSet if canary && live.max_surge().is_some_and(|s| !is_zero(s)) => {
+            let message = format!(
+                "{name} has maxSurge: a canary of it is refused, for it would take a node's pod \
+                 away before the new one is there; use the strategy rolling"
+            );
+            push(found, Severity::Risk, "SurgeOfDaemonSet", message);
+        }
+        WorkloadKind::DaemonSet if canary => {
+            let message = format!("{name}: lost pods and new nodes come up new while it rests");
+            push(found, Severity::Note, "Drift", message);
+        }
+        _ => {}
+    }
+}
+
+/// What twice the pods mean.
+fn beside(workload: &Workload, settings: &BlueGreen, found: &mut Vec<Notice>) {
+    let (name, n) = (workload.reference(), workload.replicas());
+    let until = settings.scale_down_delay_seconds;
+    let message = format!(
+        "{name} has {n} new pods beside its {n} old ones until {until} s after the switch: nodes, \
+         quota and what they connect to need room for twice as many"
+    );
+    push(found, Severity::Risk, "DoubleCapacity", message);
+    let message = format!(
+        "a PodDisruptionBudget of {name} counts old and new pods together: a drain may take every \
+         old pod at once while the new ones are up, so drain no node before it ends"
+    );
+    push(found, Severity::Risk, "BudgetCountsBoth", message);
+    if workload.autoscaler != Autoscaler::None {
+        let message = format!(
+            "an autoscaler of {name} sees averages over old and new pods, and as many more pods: \
+             by metrics of pods it comes to the same number, by a value of an object it may scale \
+             up; old and new pods follow alike"
+        );
+        push(found, Severity::Note, "AutoscalerSeesBoth", message);
     }
 }
 

@@ -11,8 +11,8 @@ use super::snapshot::{PolicyView, Snapshot};
 use super::upgrades::identity;
 use crate::api::policy::ApprovalScope;
 use crate::api::upgrade::Stage;
-use crate::api::{Decision, Phase, Upgrade, UpgradeApproval, UpgradeStatus};
-use crate::engine::plan::{Plan, Step};
+use crate::api::{Decision, Phase, Upgrade, UpgradeApproval, UpgradeApprovalSpec, UpgradeStatus};
+use crate::engine::plan::{Plan, PlanStage, Rest, Step};
 use crate::plan::plan_hash;
 
 /// A write to an UpgradeApproval. Only its creation says anything: it is never changed (the CRD's
@@ -30,6 +30,16 @@ pub fn decide(
     if let Err(refusal) = identity(review, spec.approver.as_ref(), &object, "spec.approver") {
         return refusal.into();
     }
+    question(snapshot, review, spec)
+}
+
+/// What has to be known of somebody's word, whoever it was checked to be from.
+pub(super) fn question(
+    snapshot: &Snapshot,
+    review: &Review<'_>,
+    spec: &UpgradeApprovalSpec,
+) -> Verdict {
+    let object = format!("the approval of Upgrade {}/{}", review.namespace, spec.upgrade);
     let view = snapshot.shared_namespace(&review.namespace).filter(|_| snapshot.synced());
     let Some(view) = view else {
         return not_ready(&format!("{object} cannot be created now")).into();
@@ -145,7 +155,7 @@ impl Word<'_> {
             return None;
         }
         let approves = self.topic.decision == Decision::Approved;
-        let by_parts = approves && self.scope != ApprovalScope::Upgrade;
+        let by_parts = approves && (self.scope != ApprovalScope::Upgrade || self.of_pause());
         if by_parts && matches!(phase, Phase::Progressing | Phase::Paused) {
             let begun = self.past(status)?;
             let help = "approve what is still to come; pause or abort it to stop it";
@@ -188,14 +198,16 @@ impl Word<'_> {
         }
         if let Some(step) = topic.step {
             let weights = index.map(|i| self.weights(i)).unwrap_or_default();
-            if !weights.contains(&step) {
-                let why = format!("spec.step: step {step} of that stage sets no weight");
+            if !weights.contains(&step) && !self.of_pause() {
+                let why = format!(
+                    "spec.step: step {step} of that stage sets no weight and waits for no approval"
+                );
                 let list: Vec<_> = weights.iter().map(ToString::to_string).collect();
                 return Some(mismatch(why, format!("steps that do: {}", list.join(", "))));
             }
         }
         // A rejection ends the whole, whatever part it looked at.
-        if topic.decision == Decision::Rejected {
+        if topic.decision == Decision::Rejected || self.of_pause() {
             return None;
         }
         let (given, asked) = ((index.is_some(), topic.step.is_some()), self.scope);
@@ -214,12 +226,23 @@ impl Word<'_> {
         Some(refusal.run(self.command()))
     }
 
+    /// It is about a pause `untilApproval`, which asks for itself.
+    fn of_pause(&self) -> bool {
+        let found = || {
+            let plan = Plan::new(self.live).ok()?;
+            let stage = plan.stages.iter().find(|s| Some(&s.name) == self.topic.stage.as_ref())?;
+            let step = usize::try_from(self.topic.step?).ok()?;
+            stage.steps().get(step).map(|s| *s == Step::Pause(Rest::UntilApproved))
+        };
+        found().unwrap_or(false)
+    }
+
     /// Indices of the steps of a stage that set a weight, the last one to 100 included.
     fn weights(&self, stage: usize) -> Vec<i32> {
         let Ok(plan) = Plan::new(self.live) else {
             return Vec::new();
         };
-        let steps = plan.stages.get(stage).map(|s| s.steps.as_slice()).unwrap_or_default();
+        let steps = plan.stages.get(stage).map(PlanStage::steps).unwrap_or_default();
         let weights = steps.iter().enumerate().filter(|(_, s)| matches!(s, Step::Weight(_)));
         weights.filter_map(|(i, _)| i32::try_from(i).ok()).collect()
     }

@@ -1,7 +1,7 @@
 //! A workload is created, and pods that would be taken for somebody else's.
 
 use super::decide::{Place, Verdict};
-use super::images::waiting;
+use super::images::{self as changes, waiting};
 use super::refusal::{Reason, Refusal};
 use super::workload::Workload;
 use crate::api::{FirstInstall, IN_FLIGHT_LABEL, LedgerEntry, WorkloadKind};
@@ -13,6 +13,10 @@ pub fn decide(place: &Place<'_>, new: &Workload<'_>) -> Verdict {
     }
     if let Some(upgrade) = new.in_flight().filter(|_| !place.own) {
         return reserved(place, new, upgrade).into();
+    }
+    if let Some(upgrade) = new.in_flight().filter(|_| place.own && new.kind == WorkloadKind::Job) {
+        let images: Vec<_> = super::workload::deltas(&[], &new.images);
+        return changes::question(place, new, upgrade, images).into();
     }
     if let Some(verdict) = from_cron_job(place, new) {
         return verdict;
@@ -127,13 +131,15 @@ fn mismatch(place: &Place<'_>, new: &Workload<'_>, entry: &LedgerEntry, by: &str
         let command = format!("kubectl upgrade status {} -n {}", open.name, place.namespace);
         return Refusal { why, ..refusal }.run(command);
     }
-    if new.kind != WorkloadKind::Deployment {
+    if !super::images::is_upgraded(new.kind) {
         return refusal
             .run(format!("kubectl get upgradeledger ledger -n {} -o yaml", place.namespace));
     }
     refusal.run(format!(
-        "kubectl upgrade start deploy/{} --image CONTAINER=IMAGE -n {}",
-        new.name, place.namespace
+        "kubectl upgrade start {}/{} --image CONTAINER=IMAGE -n {}",
+        new.kind.short(),
+        new.name,
+        place.namespace
     ))
 }
 

@@ -7,7 +7,8 @@ use super::review::{Change, Operation, Review, Subject};
 use super::snapshot::{NamespaceView, PolicyView, Snapshot, stricter};
 use super::workload::{Workload, differ};
 use super::{
-    approvals, create, declared, ephemeral, hold, identities, images, inflight, rules, upgrades,
+    analysis, approvals, create, declared, ephemeral, hold, identities, images, inflight, rules,
+    upgrades,
 };
 use crate::api::{SERVICE_ACCOUNT, SYSTEM_NAMESPACE};
 use crate::windows::Window;
@@ -57,6 +58,7 @@ pub fn decide(snapshot: &Snapshot, review: &Review<'_>, now: Timestamp) -> Verdi
         Subject::Schedule(change) => declared::schedule(snapshot, review, change),
         Subject::Window(change) => declared::window(review, change),
         Subject::Matrix(change) => declared::matrix(review, change),
+        Subject::Analysis(change) => analysis::decide(review, change),
         Subject::Ledger => ledger(snapshot, review),
         Subject::Other => Verdict::Allow,
     }

@@ -25,6 +25,13 @@ pub fn governance(
         return sum;
     }
     let change = change(upgrade);
+    for (stage, policy) in super::jobs::governing(view, upgrade, &labels) {
+        if sum.violation.is_none() {
+            sum.violation = super::jobs::violation(policy, upgrade, stage);
+        }
+        approvals(&mut sum.approvals, stage, policy);
+        notice(&mut sum.notice, policy, change);
+    }
     for (at, target, strategy) in targets(upgrade) {
         let own = labels(target.kind, &target.name).unwrap_or_default();
         let Some(policy) = view.policy(target.kind, &target.name, &own) else { continue };
@@ -33,6 +40,9 @@ pub fn governance(
         }
         approvals(&mut sum.approvals, at.0, policy);
         notice(&mut sum.notice, policy, change);
+        let wanted = policy.spec.notifications.iter();
+        let new = wanted.filter(|n| !sum.notifications.contains(n)).cloned().collect::<Vec<_>>();
+        sum.notifications.extend(new);
         let subject = Subject {
             namespace_labels: view.labels(),
             workload_labels: &own,

@@ -331,7 +331,7 @@ pub fn upgrade(
     };
     let first = changes.first()?;
     let settings = policy.spec.hold.clone().unwrap_or_default();
-    let rolling = || Strategy { rolling: Some(Rolling {}), canary: None };
+    let rolling = || Strategy { rolling: Some(Rolling {}), ..Strategy::default() };
     let spec = UpgradeSpec {
         from: version(&first.from),
         to: version(&first.to),
@@ -344,7 +344,9 @@ pub fn upgrade(
                     name: entry.name.clone(),
                     images: changes,
                 }],
+                ..WorkloadsStage::default()
             }),
+            ..Stage::default()
         }],
         auto_rollback: settings.auto_rollback,
         held: true,

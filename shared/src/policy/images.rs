@@ -5,10 +5,10 @@ use super::question::{ImagesTopic, LabelsOf, Question, Topic, UpgradeRef};
 use super::refusal::{Reason, Refusal};
 use super::snapshot::{PolicyView, UpgradeView};
 use super::workload::{ImageDelta, Workload, deltas};
-use super::{create, governance};
+use super::{create, governance, jobs};
 use crate::api::status::Phase;
 use crate::api::upgrade::{ImageChange, WorkloadTarget};
-use crate::api::{StrategyName, Upgrade, WorkloadKind};
+use crate::api::{Mode, StrategyName, Upgrade, WorkloadKind};
 use crate::engine::governance::Door;
 use crate::image::same;
 use crate::windows::{Subject, state, why_shut};
@@ -100,7 +100,7 @@ fn refuse(
         )
         .run(format!("kubectl upgrade status {} -n {}", open.name, place.namespace));
     }
-    if new.kind != WorkloadKind::Deployment {
+    if !is_upgraded(new.kind) {
         return other_kind(what, &governed, policy, new.kind);
     }
     if deltas.iter().any(|d| d.from.is_none() || d.to.is_none()) {
@@ -109,6 +109,11 @@ fn refuse(
         return Refusal::new(Reason::UpgradeRequired, what, governed, help)
             .run(format!("kubectl edit upgradepolicy {}", policy.name));
     }
+    let governed = if policy.spec.mode == Mode::Hold && new.kind != WorkloadKind::Deployment {
+        format!("{governed}, and mode Hold holds Deployments only, no {}", new.kind)
+    } else {
+        governed
+    };
     // An Upgrade may be asked for at any time, and says itself when it can go.
     let why = match window(place, policy, new, deltas) {
         Some(shut) => format!("{governed}; {shut}"),
@@ -120,7 +125,7 @@ fn refuse(
         why,
         "start an Upgrade; it makes this change once it is approved",
     )
-    .run(start_command(place.namespace, &new.name, deltas))
+    .run(start_command(place.namespace, new.kind, &new.name, deltas))
 }
 
 /// Why no Upgrade of these images could go now, where a window is shut, and when one can.
@@ -145,15 +150,20 @@ fn window(
     }
 }
 
+/// Kinds that an Upgrade may be about.
+pub(super) fn is_upgraded(kind: WorkloadKind) -> bool {
+    matches!(kind, WorkloadKind::Deployment | WorkloadKind::StatefulSet | WorkloadKind::DaemonSet)
+}
+
 fn other_kind(what: String, governed: &str, policy: &PolicyView, kind: WorkloadKind) -> Refusal {
     let help = match kind {
         WorkloadKind::ReplicaSet | WorkloadKind::Pod => format!(
-            "if a Deployment owns it, upgrade the Deployment; otherwise leave {kind} out of the \
-             policy's `spec.workloads.kinds`, for this version upgrades Deployments only"
+            "if a Deployment, StatefulSet or DaemonSet owns it, upgrade that; otherwise leave {kind} \
+             out of the policy's `spec.workloads.kinds`, for no Upgrade is about a {kind}"
         ),
         _ => format!(
-            "this version upgrades Deployments only; to change a {kind} by other means leave \
-             {kind} out of the policy's `spec.workloads.kinds`"
+            "an Upgrade is of Deployments, StatefulSets and DaemonSets; to change a {kind} by other \
+             means leave {kind} out of the policy's `spec.workloads.kinds`"
         ),
     };
     Refusal::new(Reason::UpgradeRequired, what, governed, help)
@@ -179,6 +189,12 @@ pub fn confirm(topic: &ImagesTopic, live: &Upgrade) -> Result<(), Box<Refusal>> 
         let why = format!("it is {phase}");
         return refuse(Reason::WrongPhase, why, "images change while an Upgrade is in flight only");
     }
+    if topic.kind == WorkloadKind::Job {
+        return match jobs::uncovered(live, &topic.deltas) {
+            Some((reason, why, help)) => refuse(reason, why, help),
+            None => Ok(()),
+        };
+    }
     let mut mine = targets_with_strategy(live, topic).peekable();
     if mine.peek().is_none() {
         let why = format!("none of its stages lists {} {}", topic.kind, topic.name);
@@ -201,10 +217,14 @@ pub fn confirm(topic: &ImagesTopic, live: &Upgrade) -> Result<(), Box<Refusal>> 
         return refuse(Reason::WrongPhase, why, "only its old images may be written now");
     }
     if held_back && !topic.may_go_forward {
-        let why = "a canary's template comes with minReadySeconds 2147483646 and \
-                   progressDeadlineSeconds 2147483647 in the same write, and these are missing"
-            .to_owned();
-        let help = "without them the rollout would go to 100 % at once";
+        let lacks = match topic.kind {
+            WorkloadKind::StatefulSet => "updateStrategy.rollingUpdate.partition above 0",
+            WorkloadKind::DaemonSet => "updateStrategy OnDelete",
+            _ => "minReadySeconds 2147483646 and progressDeadlineSeconds 2147483647",
+        };
+        let why =
+            format!("a canary's template comes with {lacks} in the same write; it is missing");
+        let help = "without it the rollout would go to 100 % at once";
         return refuse(Reason::NotHeldBack, why, help);
     }
     Ok(())
@@ -219,7 +239,8 @@ fn targets_with_strategy<'a>(
         let mine = |t: &&WorkloadTarget| t.kind == topic.kind && t.name == topic.name;
         // With nothing but 100 there is no position to hold; the native rollout is the step.
         let steps = stage.strategy.canary.iter().flat_map(|c| &c.steps);
-        let held = steps.filter_map(|s| s.set_weight).any(|w| w < 100);
+        let held = stage.strategy.blue_green.is_some()
+            || steps.filter_map(|s| s.set_weight).any(|w| w < 100);
         stage.targets.iter().filter(mine).map(move |t| (t, held))
     })
 }
@@ -282,8 +303,8 @@ pub fn plain(text: &str) -> String {
 }
 
 /// The command that starts the Upgrade for these changes.
-fn start_command(namespace: &str, name: &str, deltas: &[ImageDelta]) -> String {
-    let mut command = format!("kubectl upgrade start deploy/{name}");
+fn start_command(namespace: &str, kind: WorkloadKind, name: &str, deltas: &[ImageDelta]) -> String {
+    let mut command = format!("kubectl upgrade start {}/{name}", kind.short());
     for d in deltas {
         if let Some(to) = &d.to {
             let _ = write!(command, " --image {}={}", d.container, plain(to));

@@ -16,6 +16,7 @@
 //! | [`rules`] | what a policy says of an Upgrade; asked again before it starts |
 //! | [`refusal`] | what a refusal says |
 
+mod analysis;
 mod approvals;
 pub mod compatibility;
 mod create;
@@ -27,7 +28,9 @@ pub mod hold;
 pub mod identities;
 mod images;
 mod inflight;
+mod jobs;
 pub mod modes;
+mod orders;
 pub mod question;
 pub mod refusal;
 pub mod review;
@@ -37,6 +40,7 @@ pub mod snapshot;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod upgrades;
 pub mod workload;
 

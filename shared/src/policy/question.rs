@@ -37,7 +37,7 @@ pub struct Access {
     pub verb: &'static str,
     /// API group.
     pub group: &'static str,
-    /// Resource, plural.
+    /// Resource, plural; with its subresource, as `pods/log`.
     pub resource: &'static str,
     /// Namespace.
     pub namespace: String,
@@ -186,6 +186,14 @@ pub(super) struct ApprovalTopic {
 }
 
 impl Access {
+    /// The resource as kubectl takes it: `deployments.apps`, `services`.
+    pub(super) fn kind(&self) -> String {
+        match self.group {
+            "" => self.resource.to_owned(),
+            group => format!("{}.{group}", self.resource),
+        }
+    }
+
     /// A verb on one Upgrade.
     pub(super) fn upgrade(verb: &'static str, namespace: &str, name: &str) -> Self {
         Self {
@@ -200,7 +208,7 @@ impl Access {
 
 impl std::fmt::Display for Access {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "`{}` on {}.{}", self.verb, self.resource, self.group)?;
+        write!(f, "`{}` on {}", self.verb, self.kind())?;
         match &self.name {
             Some(name) => write!(f, "/{name} in namespace {}", self.namespace),
             None => write!(f, " in namespace {}", self.namespace),

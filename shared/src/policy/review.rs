@@ -2,7 +2,8 @@
 
 use super::workload::Workload;
 use crate::api::{
-    CompatibilityMatrix, Identity, MaintenanceWindow, Upgrade, UpgradeApproval, UpgradeSchedule,
+    AnalysisTemplate, CompatibilityMatrix, Identity, MaintenanceWindow, Upgrade, UpgradeApproval,
+    UpgradeSchedule,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -75,6 +76,8 @@ pub enum Subject<'a> {
     Window(Box<Change<MaintenanceWindow>>),
     /// A CompatibilityMatrix.
     Matrix(Box<Change<CompatibilityMatrix>>),
+    /// An AnalysisTemplate.
+    Analysis(Box<Change<AnalysisTemplate>>),
     /// An UpgradeLedger; only who writes it matters.
     Ledger,
     /// Anything else: nothing here is about it.

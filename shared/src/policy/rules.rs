@@ -33,6 +33,8 @@ pub enum Field {
     Strategy,
     /// `to` of the image change with this index.
     Image(usize),
+    /// An image of the stage's Job.
+    Job,
 }
 
 impl Field {
@@ -41,6 +43,7 @@ impl Field {
         match self {
             Self::Requester => "spec.requester".to_owned(),
             Self::Strategy => format!("spec.stages[{stage}].workloads.strategy"),
+            Self::Job => format!("spec.stages[{stage}].job"),
             Self::Image(image) => {
                 format!("spec.stages[{stage}].workloads.targets[{target}].images[{image}].to")
             }
@@ -70,7 +73,10 @@ pub fn first_violation(
         .or_else(|| changes().find_map(|(i, c)| digest_rule(policy, i, c)))
 }
 
-fn requester_rule(allowed: Option<&People>, requester: Option<&Identity>) -> Option<Violation> {
+pub(super) fn requester_rule(
+    allowed: Option<&People>,
+    requester: Option<&Identity>,
+) -> Option<Violation> {
     let allowed = allowed?;
     if requester.is_some_and(|r| allowed.include(r)) {
         return None;
@@ -104,7 +110,7 @@ fn strategy_rule(allowed: &[StrategyName], strategy: StrategyName) -> Option<Vio
     })
 }
 
-fn registry_rule(
+pub(super) fn registry_rule(
     policy: &UpgradePolicySpec,
     index: usize,
     change: &ImageChange,
@@ -127,7 +133,7 @@ fn registry_rule(
     })
 }
 
-fn digest_rule(
+pub(super) fn digest_rule(
     policy: &UpgradePolicySpec,
     index: usize,
     change: &ImageChange,
@@ -153,6 +159,9 @@ fn digest_rule(
 /// now. They may have others when it starts: the engine asks again then.
 pub(super) fn confirm(topic: &StartTopic, labels: &Labelled) -> Result<(), Box<Refusal>> {
     for (s, stage) in topic.spec.stages.iter().enumerate() {
+        if let Some(job) = &stage.job {
+            super::jobs::confirm(topic, labels, s, job)?;
+        }
         let Some(workloads) = &stage.workloads else { continue };
         let strategy = workloads.strategy.name();
         for (t, target) in workloads.targets.iter().enumerate() {
@@ -178,7 +187,7 @@ pub(super) fn policy_of<'v>(
     view.policy(target.kind, &target.name, labels)
 }
 
-fn refuse(
+pub(super) fn refuse(
     object: &str,
     target: &WorkloadTarget,
     policy: &PolicyView,

@@ -1,14 +1,15 @@
 //! Upgrades: who starts, steers and deletes them.
 
 use super::decide::{Verdict, not_ready};
-use super::identities;
 use super::images::waiting;
+use super::orders;
 use super::question::{Access, AccessNeed, LabelsOf, Question, StartTopic, Topic};
 use super::refusal::{Reason, Refusal};
 use super::review::{Change, Operation, Review};
 use super::snapshot::{Snapshot, UpgradeView, targets};
-use crate::api::upgrade::{Control, WorkloadTarget};
-use crate::api::{FINALIZER, Identity, Upgrade};
+use super::{identities, jobs};
+use crate::api::upgrade::{Control, OnConflict, WorkloadTarget};
+use crate::api::{FINALIZER, Identity, Upgrade, WorkloadKind};
 use crate::image::same;
 
 /// A write to an Upgrade or its status.
@@ -26,7 +27,7 @@ pub fn decide(snapshot: &Snapshot, review: &Review<'_>, change: &Change<Upgrade>
     }
     match (review.operation, &change.old, &change.new) {
         (Operation::Create, _, Some(new)) => create(snapshot, review, new),
-        (Operation::Update, Some(old), Some(new)) => update(review, old, new),
+        (Operation::Update, Some(old), Some(new)) => update(snapshot, review, old, new),
         (Operation::Delete, Some(old), _) => delete(review, old),
         (Operation::Delete, None, _) => unread(review).into(),
         _ => Verdict::Allow,
@@ -56,6 +57,9 @@ fn create(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade) -> Verdict {
     }
     if let Some(refusal) = idle(review, new, &object) {
         return refusal.into();
+    }
+    if let Some(verdict) = orders::decide(snapshot, review, None, new, false) {
+        return verdict;
     }
     if !snapshot.synced() {
         return not_ready(&format!("{object} cannot be created now")).into();
@@ -103,17 +107,14 @@ fn may_change(
     };
     let username =
         of.as_ref().map_or_else(|| review.user.username.to_string(), |i| i.username.clone());
-    let patch = |name: Option<String>| Access {
-        verb: "patch",
-        group: "apps",
-        resource: "deployments",
-        namespace: review.namespace.to_string(),
-        name,
-    };
     let mut workloads: Vec<_> = targets(new).map(|t| (t.kind, t.name.clone())).collect();
     workloads.sort_unstable();
     workloads.dedup();
-    let each = workloads.iter().map(|(_, name)| patch(Some(name.clone()))).collect();
+    let mut access = needs(&review.namespace, &workloads);
+    access.extend(superseded(snapshot, review, new).map(AccessNeed::One));
+    access.extend(services(&review.namespace, new));
+    access.extend(super::traffic::needs(new, &review.namespace));
+    access.extend(jobs::rights(new, &review.namespace));
     let labels = if view.governed() {
         LabelsOf::Named { namespace: review.namespace.to_string(), workloads }
     } else {
@@ -121,12 +122,87 @@ fn may_change(
     };
     Question {
         upgrade: None,
-        access: vec![AccessNeed::WholeOrEach { whole: patch(None), each }],
+        access,
         labels,
         on_behalf_of: of,
         topic: Topic::Start(StartTopic { object, username, spec: new.spec.clone(), view }),
     }
     .into()
+}
+
+/// The right to end each Upgrade that a new one supersedes.
+fn superseded<'a>(
+    snapshot: &'a Snapshot,
+    review: &'a Review<'_>,
+    new: &'a Upgrade,
+) -> impl Iterator<Item = Access> + 'a {
+    let supersedes = new.spec.on_conflict == Some(OnConflict::Supersede);
+    let mine = name(review, new);
+    let taken = move |u: &&UpgradeView| {
+        u.is_open() && u.name != mine && targets(new).any(|t| u.has(t.kind, &t.name))
+    };
+    let others = supersedes.then(|| snapshot.upgrades(&review.namespace).filter(taken));
+    others.into_iter().flatten().map(|u| Access::upgrade("abort", &review.namespace, &u.name))
+}
+
+/// Rights to patch workloads, and to delete pods where their replacement is not left to the native
+/// controller alone.
+fn needs(namespace: &str, workloads: &[(WorkloadKind, String)]) -> Vec<AccessNeed> {
+    let access = |verb, group, resource, name| Access {
+        verb,
+        group,
+        resource,
+        namespace: namespace.to_owned(),
+        name,
+    };
+    let mut kinds: Vec<_> = workloads.iter().map(|(kind, _)| *kind).collect();
+    kinds.dedup();
+    let mut needs: Vec<AccessNeed> = kinds
+        .iter()
+        .map(|kind| {
+            let patch = |name| access("patch", "apps", kind.plural(), name);
+            let mine = workloads.iter().filter(|(k, _)| k == kind);
+            let each = mine.map(|(_, name)| patch(Some(name.clone()))).collect();
+            AccessNeed::WholeOrEach { whole: patch(None), each }
+        })
+        .collect();
+    if kinds.iter().any(|k| *k != WorkloadKind::Deployment) {
+        needs.push(AccessNeed::One(access("delete", "", "pods", None)));
+    }
+    needs
+}
+
+/// The rights to the Services that blue-green stages switch, and make for a preview.
+fn services(namespace: &str, new: &Upgrade) -> Vec<AccessNeed> {
+    let stages = new.spec.stages.iter().filter_map(|s| s.workloads.as_ref());
+    let settings: Vec<_> = stages.filter_map(|w| w.strategy.blue_green.as_ref()).collect();
+    let right = |verb: &'static str, name: Option<String>| Access {
+        verb,
+        group: "",
+        resource: "services",
+        namespace: namespace.to_owned(),
+        name,
+    };
+    let named = settings
+        .iter()
+        .flat_map(|s| [Some(&s.active_service), s.preview_service.as_ref()].into_iter().flatten());
+    let mut each: Vec<_> = named.map(|name| right("patch", Some(name.clone()))).collect();
+    each.dedup();
+    let mut needs = Vec::new();
+    if !each.is_empty() {
+        needs.push(AccessNeed::WholeOrEach { whole: right("patch", None), each });
+    }
+    let made: Vec<String> =
+        settings.iter().map(|s| s.preview()).filter(|p| p.1).map(|p| p.0).collect();
+    if !made.is_empty() {
+        // A create cannot be limited by name.
+        needs.push(AccessNeed::One(right("create", None)));
+        for verb in ["patch", "delete"] {
+            let each = made.iter().map(|name| right(verb, Some(name.clone()))).collect();
+            needs.push(AccessNeed::WholeOrEach { whole: right(verb, None), each });
+        }
+    }
+    needs
 }
 
 /// The refusal of an Upgrade that says that mode Hold opened it.
@@ -184,6 +260,9 @@ fn busy(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade, object: &str) -
     let taken = |u: &&UpgradeView| {
         u.is_open() && u.name != mine && targets(new).any(|t| u.has(t.kind, &t.name))
     };
+    if new.spec.on_conflict.unwrap_or_default() != OnConflict::Reject {
+        return None;
+    }
     let other = snapshot.upgrades(&review.namespace).find(taken)?;
     let target = targets(new).find(|t| other.has(t.kind, &t.name))?;
     let refusal = Refusal::new(
@@ -199,7 +278,7 @@ fn busy(snapshot: &Snapshot, review: &Review<'_>, new: &Upgrade, object: &str) -
     Some(refusal.run(command))
 }
 
-fn update(review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Verdict {
+fn update(snapshot: &Snapshot, review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Verdict {
     if let Some(refusal) = finalizer(review, old, new) {
         return refusal.into();
     }
@@ -214,6 +293,9 @@ fn update(review: &Review<'_>, old: &Upgrade, new: &Upgrade) -> Verdict {
     ];
     let wanted: Vec<_> =
         verbs.into_iter().filter(|(_, changed)| *changed).map(|(v, _)| v).collect();
+    if let Some(verdict) = orders::decide(snapshot, review, Some(old), new, !wanted.is_empty()) {
+        return verdict;
+    }
     if wanted.is_empty() {
         return Verdict::Allow;
     }
@@ -338,10 +420,9 @@ impl Topic {
         );
         match missing.first() {
             Some(a) => refusal.run(format!(
-                "kubectl auth can-i {} {}.{}{} -n {}",
+                "kubectl auth can-i {} {}{} -n {}",
                 a.verb,
-                a.resource,
-                a.group,
+                a.kind(),
                 a.name.as_ref().map(|n| format!("/{n}")).unwrap_or_default(),
                 a.namespace
             )),

@@ -1,6 +1,7 @@
 //! What a decision needs of an object that carries images, borrowed from the request's bytes.
 
 use super::snapshot::Labels;
+use crate::api::status::UpdateStrategy;
 use crate::api::{Held, IN_FLIGHT_LABEL, LedgerEntry, WorkloadKind};
 use crate::engine::law;
 use crate::image::same;
@@ -58,7 +59,7 @@ pub struct Image<'a> {
     pub image: Cow<'a, str>,
 }
 
-/// Fields of a Deployment that belong to the controller while an Upgrade is in flight.
+/// Fields of a workload that belong to the controller while an Upgrade is in flight.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Guarded {
@@ -70,6 +71,8 @@ pub struct Guarded {
     pub progress_deadline_seconds: Option<i64>,
     /// `spec.strategy`
     pub strategy: Option<DeploymentStrategy>,
+    /// `spec.updateStrategy` of a StatefulSet or DaemonSet
+    pub update_strategy: Option<UpdateStrategy>,
 }
 
 /// An image before and after; `None` where the container is new or gone.
@@ -102,6 +105,11 @@ impl<'a> Workload<'a> {
                 let status = optional(object.status)?.unwrap_or_default();
                 let scale = optional(object.spec)?.unwrap_or_default();
                 let moment = moment(&object.metadata, &scale, &status);
+                (optional(object.spec)?.unwrap_or_default(), moment)
+            }
+            WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
+                let scale: Scale = optional(object.spec)?.unwrap_or_default();
+                let moment = moment(&object.metadata, &scale, &Status::default());
                 (optional(object.spec)?.unwrap_or_default(), moment)
             }
             _ => (Guarded::default(), Moment::default()),
@@ -142,8 +150,20 @@ impl<'a> Workload<'a> {
             })
     }
 
-    /// Whether new pods are held back: they can never become available.
+    /// Whether a canary's template can be written without going to 100 % at once: new pods can
+    /// never become available, a partition holds the others, or nothing moves but what is deleted.
     pub fn is_held_back(&self) -> bool {
+        let strategy = self.guarded.update_strategy.as_ref();
+        match self.kind {
+            WorkloadKind::StatefulSet => {
+                self.moment.replicas <= 1 || strategy.is_some_and(|s| s.partition() > 0)
+            }
+            WorkloadKind::DaemonSet => strategy.is_some_and(UpdateStrategy::is_on_delete),
+            _ => self.is_inflated(),
+        }
+    }
+
+    fn is_inflated(&self) -> bool {
         self.guarded.min_ready_seconds == Some(law::INFLATED_MIN_READY_SECONDS.into())
             && self.guarded.progress_deadline_seconds
                 == Some(law::INFLATED_PROGRESS_DEADLINE_SECONDS.into())
@@ -171,6 +191,7 @@ impl Guarded {
                     == other.progress_deadline_seconds.unwrap_or(600),
             ),
             ("spec.strategy", self.strategy == other.strategy),
+            ("spec.updateStrategy", self.update_strategy == other.update_strategy),
         ];
         pairs.into_iter().filter(|(_, equal)| !equal).map(|(name, _)| name).collect()
     }

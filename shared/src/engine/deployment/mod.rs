@@ -4,45 +4,27 @@
 //! died after any write goes on where the last one stood. Why each write is what it is:
 //! [`super::law`].
 
+mod alongside;
 mod back;
+mod beside;
 mod held;
 mod lower;
 
+use super::driver::Drive;
+pub use super::driver::{Counts, Move, Side, side};
 use super::effect::Write;
 use super::law;
 use super::observed::{Set, Workload};
-use super::plan::{PlanStage, PlanTarget};
+use super::plan::{PlanTarget, WorkloadsPlan};
+use super::traffic::Traffic;
 use crate::api::status::{Originals, TargetStatus};
 use crate::api::upgrade::ImageChange;
 use crate::image;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-/// What to do next with a workload.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Move {
-    /// It is where it should be.
-    Reached,
-    /// It moves, or something outside has to; the words say what.
-    Wait(String),
-    /// This has to be written.
-    Write(Write),
-    /// Somebody changed it under us; nothing is written any more.
-    Broken(String),
-}
-
-/// Whose images the template holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// The old ones, in every container that changes.
-    Stable,
-    /// The new ones.
-    Canary,
-    /// Neither.
-    Other,
-}
-
 /// One Deployment on its way.
+#[expect(clippy::struct_excessive_bools, reason = "they are what the plan says, not modes")]
 pub struct Driver<'a> {
     target: &'a PlanTarget,
     now: &'a Workload,
@@ -57,38 +39,9 @@ pub struct Driver<'a> {
     parts: bool,
     /// Mode `Hold` opened it: templates are written whole.
     whole: bool,
+    /// A router carries the weights: all stable pods stay, and the canary's stand beside them.
+    beside: bool,
     clock: Timestamp,
-}
-
-/// Pods by side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Pods wanted of every other ReplicaSet.
-    pub stable: i32,
-    /// Of these, Ready.
-    pub stable_ready: i32,
-    /// Pods wanted of the canary's ReplicaSet.
-    pub canary: i32,
-    /// Of these, available by the workload's own `minReadySeconds`.
-    pub canary_ready: i32,
-}
-
-/// Whose images the template of a workload holds.
-pub fn side(target: &PlanTarget, workload: &Workload) -> Side {
-    let all = |pick: fn(&ImageChange) -> &str| {
-        target.images.iter().all(|change| {
-            workload
-                .container(&change.container)
-                .is_some_and(|c| image::same(&c.image, pick(change)))
-        })
-    };
-    if all(|c| &c.to) {
-        Side::Canary
-    } else if all(|c| &c.from) {
-        Side::Stable
-    } else {
-        Side::Other
-    }
 }
 
 impl<'a> Driver<'a> {
@@ -99,7 +52,7 @@ impl<'a> Driver<'a> {
         now: &'a Workload,
         originals: &'a Originals,
         status: &'a TargetStatus,
-        stage: &PlanStage,
+        stage: &WorkloadsPlan,
         clock: Timestamp,
     ) -> Self {
         let latest = || now.replica_sets.iter().max_by_key(|s| s.revision);
@@ -119,6 +72,7 @@ impl<'a> Driver<'a> {
             canary: stage.canary && !now.recreate,
             parts: stage.parts,
             whole: stage.held,
+            beside: stage.traffic.as_ref().is_some_and(Traffic::routes),
             clock,
         }
     }
@@ -224,7 +178,7 @@ impl<'a> Driver<'a> {
             let why = "scaling left no stable pod: put the stable template back".to_owned();
             return Move::Write(Write { why, ..self.abort() });
         }
-        if self.now.settled() && c.canary > k + law::tolerance(n) {
+        if !self.beside && self.now.settled() && c.canary > k + law::tolerance(n) {
             return Move::Write(self.begin_lower(c.canary, k));
         }
         let told = n.min(self.now.surge() + self.now.unavailable());
@@ -258,7 +212,7 @@ impl<'a> Driver<'a> {
         let u = law::unavailable_percent(c.canary, n);
         let keep = n - law::share_down(u, n);
         // A canary of all pods (N = 1) keeps its surge: trimming would leave no stable pod.
-        if c.stable > keep && c.canary < n {
+        if !self.beside && c.stable > keep && c.canary < n {
             let write = self.now.missing(Write {
                 paused: Some(false),
                 max_surge: Some(law::percent(0)),
@@ -281,7 +235,7 @@ impl<'a> Driver<'a> {
     /// One write up: what is ready replaces stable pods, and the next pods are made.
     fn raise(&self, canary: i32, k: i32) -> Write {
         let n = self.now.replicas;
-        let (s, u) = self.knobs(canary, k);
+        let (s, u) = if self.beside { self.more(canary, k) } else { self.knobs(canary, k) };
         let next = n.min(law::share_up(s, n) + law::share_down(u, n));
         Write {
             images: self.images(Side::Canary),
@@ -450,6 +404,56 @@ impl<'a> Driver<'a> {
             }
             other => other,
         }
+    }
+}
+
+impl Drive for Driver<'_> {
+    fn stable_set(&self) -> Option<&str> {
+        self.stable_set()
+    }
+
+    fn canary_set(&self) -> Option<&Set> {
+        self.canary_set()
+    }
+
+    fn counts(&self) -> Counts {
+        self.counts()
+    }
+
+    fn next_available(&self) -> Option<Timestamp> {
+        self.next_available()
+    }
+
+    fn toward(&self, weight: i32, rest: bool) -> Move {
+        self.toward(weight, rest)
+    }
+
+    fn alongside(&self, weight: i32, rest: bool) -> Move {
+        self.alongside(weight, rest)
+    }
+
+    fn has_room(&self) -> bool {
+        self.has_room()
+    }
+
+    fn summon(&self) -> Move {
+        self.summon()
+    }
+
+    fn freeze(&self) -> Move {
+        self.freeze()
+    }
+
+    fn back(&self) -> Move {
+        self.back()
+    }
+
+    fn restore(&self) -> Move {
+        self.restore()
+    }
+
+    fn hold_again(&self) -> Option<Write> {
+        Some(self.hold_again())
     }
 }
 

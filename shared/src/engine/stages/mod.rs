@@ -1,7 +1,14 @@
 //! Stage kinds, one file each.
 
+mod checks;
+pub mod job;
 mod target;
-mod workloads;
+pub(crate) mod workloads;
+
+pub(crate) use target::drift;
+
+pub(crate) use target::Position;
+pub(crate) use workloads::Round;
 
 /// Where a stage is after a round.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,4 +19,6 @@ pub(crate) enum StageMove {
     Done,
     /// It has failed, and why.
     Failed(String),
+    /// An analysis has said no, and why.
+    AnalysisFailed(String),
 }

@@ -3,10 +3,10 @@
 use super::workloads::Round;
 use crate::api::status::{Originals, TargetPhase, TargetStatus};
 use crate::api::{HELD_ANNOTATION, Held, IN_FLIGHT_LABEL, WorkloadKind};
-use crate::engine::deployment::{Driver, Move, Side, side};
-use crate::engine::effect::{Effect, WorkloadPatch, Write, set};
+use crate::engine::driver::{Drive, Driver, Move, Side, side};
+use crate::engine::effect::{Effect, PodDelete, WorkloadPatch, Write, set};
 use crate::engine::observed::Workload;
-use crate::engine::plan::{PlanStage, PlanTarget};
+use crate::engine::plan::{PlanTarget, WorkloadsPlan};
 use crate::engine::{Walk, law};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use serde_json::json;
@@ -18,6 +18,8 @@ pub(crate) struct Position {
     pub(crate) weight: i32,
     /// The next step is a pause: trim the surplus and stand still there.
     pub(crate) rest: bool,
+    /// A router carries the weight: the canary's pods stand beside all stable ones, at 100, too.
+    pub(crate) beside: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -26,7 +28,7 @@ impl<'a> Walk<'a> {
         &mut self,
         stage: usize,
         index: usize,
-        plan: &PlanStage,
+        plan: &WorkloadsPlan,
         to: Position,
     ) -> Round {
         let Some((target, seen, mut status)) = self.target(stage, index) else {
@@ -41,7 +43,7 @@ impl<'a> Walk<'a> {
     }
 
     /// What may end a target's round before it began: it is done, gone, another, or taken.
-    fn enter(
+    pub(crate) fn enter(
         &self,
         target: &PlanTarget,
         seen: Option<&'a Workload>,
@@ -92,7 +94,7 @@ impl<'a> Walk<'a> {
         target: &PlanTarget,
         workload: &Workload,
         status: &mut TargetStatus,
-        plan: &PlanStage,
+        plan: &WorkloadsPlan,
         to: Position,
     ) -> Round {
         let own = || {
@@ -103,28 +105,29 @@ impl<'a> Walk<'a> {
         let before = status.clone();
         let driver = Driver::new(target, workload, &originals, &before, plan, self.now);
         status.requested_weight = to.weight;
-        self.note_counts(&driver, workload, status);
+        self.note_counts(&*driver, workload, status);
         status.message.clear();
-        match driver.toward(to.weight, to.rest) {
+        let next = if to.beside {
+            driver.alongside(to.weight, to.rest)
+        } else {
+            driver.toward(to.weight, to.rest)
+        };
+        match next {
             Move::Reached => {
                 status.phase = TargetPhase::AtWeight;
+                if status.drift > 0 {
+                    status.message = drift(status);
+                }
                 Round::Reached
             }
             Move::Wait(what) => {
-                let resting = status.phase == TargetPhase::AtWeight;
-                if workload.replicas == 0 {
-                    // Somebody scaled it to nothing: nobody can expect progress.
-                    status.last_progress_time = None;
-                } else if resting
-                    || (status.originals.is_some() && status.last_progress_time.is_none())
-                {
-                    status.last_progress_time = Some(MicroTime(self.now));
-                }
-                if resting {
-                    status.phase = TargetPhase::Progressing;
-                }
-                status.message = format!("{target}: {what}");
+                self.waits(workload, status, format!("{target}: {what}"));
                 self.alarms.extend(driver.next_available());
+                Round::Waiting
+            }
+            Move::Delete(pods, why) => {
+                self.waits(workload, status, format!("{target}: {why}"));
+                self.delete(pods);
                 Round::Waiting
             }
             Move::Write(write) => {
@@ -144,12 +147,32 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Books a round in which the target moves by itself, or waits for something outside.
+    fn waits(&self, workload: &Workload, status: &mut TargetStatus, message: String) {
+        let resting = status.phase == TargetPhase::AtWeight;
+        if workload.replicas == 0 {
+            // Somebody scaled it to nothing: nobody can expect progress.
+            status.last_progress_time = None;
+        } else if resting || (status.originals.is_some() && status.last_progress_time.is_none()) {
+            status.last_progress_time = Some(MicroTime(self.now));
+        }
+        if resting {
+            status.phase = TargetPhase::Progressing;
+        }
+        status.message = message;
+    }
+
+    /// Pods go, so that their controller makes others.
+    pub(crate) fn delete(&mut self, pods: Vec<PodDelete>) {
+        self.effects.extend(pods.into_iter().map(Effect::DeletePod));
+    }
+
     /// The fields back, then our marks off. Whether the target is finished, or why it cannot be.
     pub(crate) fn finish_target(
         &mut self,
         stage: usize,
         index: usize,
-        plan: &PlanStage,
+        plan: &WorkloadsPlan,
     ) -> Result<bool, String> {
         let Some((target, seen, mut status)) = self.target(stage, index) else {
             return Ok(true);
@@ -163,11 +186,15 @@ impl<'a> Walk<'a> {
         };
         let before = status.clone();
         let driver = Driver::new(target, workload, &originals, &before, plan, self.now);
-        self.note_counts(&driver, workload, &mut status);
+        self.note_counts(&*driver, workload, &mut status);
         status.phase = TargetPhase::Restoring;
         status.message.clear();
-        let restore =
-            if plan.canary || originals.paused { driver.restore() } else { Move::Reached };
+        let restore = if plan.canary || originals.paused || target.kind != WorkloadKind::Deployment
+        {
+            driver.restore()
+        } else {
+            Move::Reached
+        };
         match restore {
             Move::Write(write) => self.patch(target, workload, write),
             _ if workload.label.is_some() => {
@@ -188,7 +215,7 @@ impl<'a> Walk<'a> {
     ) -> Option<(&'a PlanTarget, Option<&'a Workload>, TargetStatus)> {
         let plan = self.plan;
         let observed = self.observed;
-        let target = plan.stages.get(stage)?.targets.get(index)?;
+        let target = plan.stages.get(stage)?.targets().get(index)?;
         let seen =
             observed.workloads.get(stage).and_then(|s| s.get(index)).and_then(Option::as_ref);
         let status = self.status.stages.get(stage)?.targets.get(index)?.clone();
@@ -206,7 +233,7 @@ impl<'a> Walk<'a> {
     /// Pods as they are now; closer to the goal counts as progress.
     pub(crate) fn note_counts(
         &self,
-        driver: &Driver<'_>,
+        driver: &dyn Drive,
         workload: &Workload,
         status: &mut TargetStatus,
     ) {
@@ -221,6 +248,8 @@ impl<'a> Walk<'a> {
         status.canary = counts.canary;
         status.canary_ready = counts.canary_ready;
         status.effective_weight = law::effective_weight(counts.canary, counts.stable);
+        let forward = matches!(status.phase, TargetPhase::Progressing | TargetPhase::AtWeight);
+        status.drift = if forward { driver.drift(status.requested_weight) } else { 0 };
         status.canary_replica_set = driver.canary_set().map(|s| s.name.clone());
     }
 
@@ -290,13 +319,26 @@ impl TargetStatus {
             stable: 0,
             canary: 0,
             canary_ready: 0,
+            drift: 0,
             requested_weight: 0,
             effective_weight: 0,
             stable_replica_set: None,
             canary_replica_set: None,
             originals: None,
+            blue_green: None,
             last_progress_time: None,
             message: String::new(),
         }
     }
+}
+
+/// What came up new by itself, in words.
+pub(crate) fn drift(status: &TargetStatus) -> String {
+    format!(
+        "{}/{}: pods beyond the weight that run the new images: {} (lost pods and new ones come up \
+         new)",
+        status.kind.resource(),
+        status.name,
+        status.drift
+    )
 }

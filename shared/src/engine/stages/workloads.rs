@@ -3,10 +3,11 @@
 use super::StageMove;
 use super::target::Position;
 use crate::api::status::{Phase, StageStatus, TargetPhase, TargetStatus};
-use crate::engine::deployment::{Driver, Move};
+use crate::engine::checks::Checked;
+use crate::engine::driver::{Driver, Move};
 use crate::engine::health::{Health, deadline, pods};
 use crate::engine::observed::Workload;
-use crate::engine::plan::{PlanStage, PlanTarget, Step};
+use crate::engine::plan::{PlanStage, PlanTarget, Rest, Step, WorkloadsPlan};
 use crate::engine::{Walk, seconds_between};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -16,40 +17,52 @@ pub(crate) enum Round {
     Reached,
     Waiting,
     Broken(String),
+    /// An analysis has said no.
+    Denied(String),
 }
 
 impl<'a> Walk<'a> {
     /// One round of a stage.
-    pub(crate) fn walk_workloads(&mut self, index: usize, stage: &'a PlanStage) -> StageMove {
+    pub(crate) fn walk_workloads(&mut self, index: usize, stage: &'a WorkloadsPlan) -> StageMove {
         self.begin_stage(index, stage);
         if let Some(why) =
             self.failed(index, stage, |driver, workload, _, now| pods(driver, workload, now))
         {
             return StageMove::Failed(why);
         }
+        if let Some(settings) = &stage.blue_green {
+            return self.walk_blue_green(index, stage, settings);
+        }
         loop {
+            if let Some(ended) = self.walk_background(index, stage) {
+                return ended;
+            }
             let at = usize::try_from(self.status.current_step_index).unwrap_or(0);
             let next = match stage.steps.get(at) {
-                None => return self.finish_stage(index, stage),
+                None => {
+                    self.end_background(stage);
+                    return self.finish_stage(index, stage);
+                }
                 Some(Step::Weight(_)) if !self.begun(index, at) => {
                     self.wait_to_begin(index, stage, at)
                 }
                 Some(Step::Weight(weight)) => {
-                    let rest = matches!(stage.steps.get(at + 1), Some(Step::Pause(_)));
-                    self.drive_all(index, stage, Position { weight: *weight, rest })
+                    let rest = stage.steps.get(at + 1).is_some_and(Step::rests);
+                    self.drive_all(index, stage, Position { weight: *weight, rest, beside: false })
                 }
-                Some(Step::Pause(length)) => {
-                    let weight = weight_before(&stage.steps, at);
-                    match if weight > 0 {
-                        self.drive_all(index, stage, Position { weight, rest: true })
-                    } else {
-                        Round::Reached
-                    } {
-                        Round::Reached if self.released(index, at, *length) => Round::Reached,
-                        Round::Reached => Round::Waiting,
-                        other => other,
-                    }
-                }
+                Some(Step::Analysis(asked)) => match self.at_rest(index, stage, at) {
+                    Round::Reached => match self.walk_analysis(stage, index, at, asked) {
+                        Ok(true) => Round::Reached,
+                        Ok(false) => Round::Waiting,
+                        Err(why) => return StageMove::AnalysisFailed(why),
+                    },
+                    other => other,
+                },
+                Some(Step::Pause(rest)) => match self.at_rest(index, stage, at) {
+                    Round::Reached if self.released(index, at, *rest) => Round::Reached,
+                    Round::Reached => Round::Waiting,
+                    other => other,
+                },
             };
             match next {
                 Round::Waiting => {
@@ -59,16 +72,30 @@ impl<'a> Walk<'a> {
                     return overdue.map_or(StageMove::Waiting, StageMove::Failed);
                 }
                 Round::Broken(why) => return StageMove::Failed(why),
-                Round::Reached => self.next_step(stage, at),
+                Round::Denied(why) => return StageMove::AnalysisFailed(why),
+                Round::Reached => match self.check_step(index, stage, at) {
+                    Checked::Passed => self.next_step(index, stage, at),
+                    Checked::Waiting => return StageMove::Waiting,
+                    Checked::Failed(why) => return StageMove::Failed(why),
+                },
             }
+        }
+    }
+
+    /// Brings every target to the weight before a step that rests.
+    fn at_rest(&mut self, index: usize, stage: &'a WorkloadsPlan, at: usize) -> Round {
+        match weight_before(&stage.steps, at) {
+            0 => Round::Reached,
+            weight => self.drive_all(index, stage, Position { weight, rest: true, beside: false }),
         }
     }
 
     /// Whether a step was begun: some target has been asked for its weight.
     ///
     /// A step that is under way is finished, whatever shuts meanwhile.
-    fn begun(&self, stage: usize, at: usize) -> bool {
-        let Some(Step::Weight(weight)) = self.plan.stages.get(stage).and_then(|s| s.steps.get(at))
+    pub(crate) fn begun(&self, stage: usize, at: usize) -> bool {
+        let Some(Step::Weight(weight)) =
+            self.plan.stages.get(stage).and_then(|s| s.steps().get(at))
         else {
             return true;
         };
@@ -77,7 +104,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Begins a step where every gate is open; rests before it where one is shut.
-    fn wait_to_begin(&mut self, index: usize, stage: &'a PlanStage, at: usize) -> Round {
+    fn wait_to_begin(&mut self, index: usize, stage: &'a WorkloadsPlan, at: usize) -> Round {
         let weight = weight_before(&stage.steps, at);
         if weight == 0 && self.observed.governance.unjudged {
             // The stage was reached in this round; the next one asks the matrices.
@@ -86,11 +113,15 @@ impl<'a> Walk<'a> {
         }
         if self.may_begin(index, at, weight == 0) {
             let Some(Step::Weight(next)) = stage.steps.get(at) else { return Round::Reached };
-            let rest = matches!(stage.steps.get(at + 1), Some(Step::Pause(_)));
-            return self.drive_all(index, stage, Position { weight: *next, rest });
+            let rest = stage.steps.get(at + 1).is_some_and(Step::rests);
+            return self.drive_all(index, stage, Position { weight: *next, rest, beside: false });
         }
         if weight > 0 {
-            return match self.drive_all(index, stage, Position { weight, rest: true }) {
+            return match self.drive_all(
+                index,
+                stage,
+                Position { weight, rest: true, beside: false },
+            ) {
                 Round::Reached => Round::Waiting,
                 other => other,
             };
@@ -98,58 +129,87 @@ impl<'a> Walk<'a> {
         Round::Waiting
     }
 
-    fn next_step(&mut self, stage: &PlanStage, at: usize) {
+    fn next_step(&mut self, index: usize, stage: &WorkloadsPlan, at: usize) {
+        if let Some(status) = self.status.stages.get_mut(index) {
+            status.step_start_time = Some(MicroTime(self.now));
+        }
         if let Some(Step::Weight(weight)) = stage.steps.get(at) {
-            self.event(false, "WeightReached", format!("stage {}: weight {weight}", stage.name));
+            self.event(false, "WeightReached", format!("stage {}: weight {weight}", stage.stage));
         }
         self.status.current_step_index += 1;
     }
 
     /// One entry for each target, made when the stage begins.
-    fn begin_stage(&mut self, index: usize, stage: &PlanStage) {
+    fn begin_stage(&mut self, index: usize, stage: &WorkloadsPlan) {
         while self.status.stages.len() <= index {
             let fresh = |t: &PlanTarget| TargetStatus::new(t.kind, &t.name);
             let targets = stage.targets.iter().map(fresh).collect();
-            self.status.stages.push(StageStatus { name: stage.name.clone(), targets });
+            let step_start_time = Some(MicroTime(self.now));
+            let name = stage.stage.clone();
+            let fresh = StageStatus { name, targets, step_start_time, ..StageStatus::default() };
+            self.event(false, "StageStarted", format!("stage {}", stage.stage));
+            self.status.stages.push(fresh);
         }
     }
 
-    /// Brings every target to a position.
-    fn drive_all(&mut self, stage: usize, plan: &'a PlanStage, to: Position) -> Round {
+    /// Brings every target to a position, and the traffic where a router carries it.
+    fn drive_all(&mut self, stage: usize, plan: &'a WorkloadsPlan, to: Position) -> Round {
+        if plan.traffic.is_some() {
+            return self.drive_routed(stage, plan, to);
+        }
+        self.drive_pods(stage, plan, to)
+    }
+
+    /// Brings every target's pods to a position.
+    pub(crate) fn drive_pods(
+        &mut self,
+        stage: usize,
+        plan: &'a WorkloadsPlan,
+        to: Position,
+    ) -> Round {
         let mut round = Round::Reached;
         for index in 0..plan.targets.len() {
             match self.drive_target(stage, index, plan, to) {
                 Round::Reached => {}
                 Round::Waiting => round = Round::Waiting,
-                Round::Broken(why) => return Round::Broken(why),
+                ended => return ended,
             }
         }
         round
     }
 
     /// Whether a pause step is over.
-    fn released(&mut self, stage: usize, at: usize, length: Option<jiff::SignedDuration>) -> bool {
+    pub(crate) fn released(&mut self, stage: usize, at: usize, rest: Rest) -> bool {
         let start = self.status.pause_start_time.get_or_insert(MicroTime(self.now)).0;
-        let end = length.and_then(|l| start.saturating_add(l).ok());
-        let index = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-        let promoted = self.plan.promote.as_ref().is_some_and(|p| {
-            p.attempt == self.status.attempt
-                && p.stage == index(stage)
-                && (p.full || p.step == index(at))
-        });
-        if promoted || end.is_some_and(|e| e <= self.now) {
+        let end = match rest {
+            Rest::For(length) => start.saturating_add(length).ok(),
+            Rest::UntilPromoted | Rest::UntilApproved => None,
+        };
+        let approval = (rest == Rest::UntilApproved).then(|| self.approved_step(stage, at));
+        let promoted = self.promoted(stage, at) && approval.is_none();
+        let approved = approval.as_ref().is_some_and(|a| a.open);
+        if promoted || approved || end.is_some_and(|e| e <= self.now) {
             self.status.paused_seconds += seconds_between(start, self.now);
             self.status.pause_start_time = None;
             self.touch_progress();
             self.event(
                 false,
                 "PauseEnded",
-                if promoted { "promoted" } else { "time is up" }.to_owned(),
+                match approval {
+                    Some(approval) => approval.message,
+                    None if promoted => "promoted".to_owned(),
+                    None => "time is up".to_owned(),
+                },
             );
             return true;
         }
         self.status.phase = Phase::Paused;
         self.alarms.extend(end);
+        if let Some(approval) = approval {
+            self.status.message = format!("rests: {}", approval.message);
+            self.status.gates = vec![approval];
+            return false;
+        }
         self.status.message = match end {
             Some(end) => format!(
                 "rests until {end:.0}; `kubectl upgrade promote {}` goes on now",
@@ -164,7 +224,10 @@ impl<'a> Walk<'a> {
     }
 
     /// The fields back, then our marks off.
-    fn finish_stage(&mut self, stage: usize, plan: &PlanStage) -> StageMove {
+    pub(crate) fn finish_stage(&mut self, stage: usize, plan: &'a WorkloadsPlan) -> StageMove {
+        if !self.traffic_home(stage, plan) {
+            return StageMove::Waiting;
+        }
         let mut done = true;
         for index in 0..plan.targets.len() {
             match self.finish_target(stage, index, plan) {
@@ -177,10 +240,10 @@ impl<'a> Walk<'a> {
 
     /// The first target under way that a judgement fails, in words; the others say when to look
     /// again.
-    fn failed(
+    pub(crate) fn failed(
         &mut self,
         stage: usize,
-        plan: &PlanStage,
+        plan: &WorkloadsPlan,
         judge: impl Fn(&Driver<'_>, &Workload, &TargetStatus, Timestamp) -> Health,
     ) -> Option<String> {
         for index in 0..plan.targets.len() {
@@ -203,9 +266,11 @@ impl<'a> Walk<'a> {
     /// Every workload of the present stage stands still.
     pub(crate) fn freeze_workloads(&mut self) {
         let stage = usize::try_from(self.status.current_stage_index).unwrap_or(0);
-        let Some(plan) = self.plan.stages.get(stage) else {
+        let Some(plan) = self.plan.stages.get(stage).and_then(PlanStage::workloads) else {
             return;
         };
+        self.hold_services(stage);
+        self.keep_traffic(stage);
         for index in 0..plan.targets.len() {
             let Some((target, Some(workload), mut status)) = self.target(stage, index) else {
                 continue;
@@ -218,8 +283,10 @@ impl<'a> Walk<'a> {
             }
             let before = status.clone();
             let driver = Driver::new(target, workload, &originals, &before, plan, self.now);
-            self.note_counts(&driver, workload, &mut status);
-            if let Move::Write(write) = driver.freeze() {
+            self.note_counts(&*driver, workload, &mut status);
+            if let Move::Write(write) = driver.freeze()
+                && !write.is_empty()
+            {
                 self.patch(target, workload, write);
             }
             self.set_target(stage, index, status);

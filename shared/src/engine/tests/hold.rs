@@ -9,7 +9,10 @@ use proptest::prelude::*;
 fn held(n: i32, strategy: &Value) -> Bench {
     let mut bench = Bench::with(Native::new(n, "25%", "25%"), strategy);
     bench.plan.held = true;
-    bench.plan.stages[0].held = true;
+    let crate::engine::plan::StageKind::Workloads(stage) = &mut bench.plan.stages[0].kind else {
+        panic!("another kind");
+    };
+    stage.held = true;
     bench.plan.requester = Some(Identity { username: "alice".to_owned(), ..Identity::default() });
     bench.native.hold();
     bench.native.settle();

@@ -1,5 +1,6 @@
 use super::workloads::{flying, held, nothing, update};
-use crate::policy::testing::{US, outcome, shop, upgrade, web};
+use crate::api::WorkloadKind;
+use crate::policy::testing::{US, outcome, shop, upgrade, web, workload};
 use crate::policy::{Answers, Live, Verdict, confirm};
 use serde_json::{Value, json};
 
@@ -86,4 +87,40 @@ fn nothing_goes_from_one_upgrade_to_another() {
     };
     let verdict = update(&shop(), US, &web("web:v1", other), &web("web:v2", held));
     assert_eq!(outcome(&verdict), "NotCovered");
+}
+
+#[test]
+fn a_canary_of_the_other_kinds_comes_with_a_partition_or_on_delete() {
+    let s = shop();
+    let rolling = |partition: i32| json!({"type": "RollingUpdate", "rollingUpdate": {"partition": partition}});
+    let on_delete = json!({"type": "OnDelete"});
+    for (kind, strategy, image, expected) in [
+        (WorkloadKind::StatefulSet, rolling(2), "web:v2", "Allow"),
+        (WorkloadKind::StatefulSet, rolling(0), "web:v2", "NotHeldBack"),
+        (WorkloadKind::StatefulSet, rolling(2), "web:v3", "NotCovered"),
+        (WorkloadKind::DaemonSet, on_delete.clone(), "web:v2", "Allow"),
+        (WorkloadKind::DaemonSet, json!({"type": "RollingUpdate"}), "web:v2", "NotHeldBack"),
+    ] {
+        let old = web("web:v1", nothing);
+        let new = web(image, |o| {
+            flying(o);
+            o["spec"]["updateStrategy"] = strategy.clone();
+        });
+        let Verdict::Confirm(question) = workload(&s, US, kind, Some(&old), &new) else {
+            panic!("no question")
+        };
+        let mut live = upgrade("shop", "web-v2", "Progressing");
+        live.spec.stages[0].workloads.as_mut().expect("a stage").targets[0].kind = kind;
+        let live = Live::Found(Box::new(live));
+        let said = match confirm(&question, &Answers { upgrade: live, ..Answers::default() }) {
+            Ok(()) => "Allow".to_owned(),
+            Err(refusal) => refusal.reason.to_string(),
+        };
+        assert_eq!(said, expected, "{kind} {image}");
+        // And nobody else moves the canary meanwhile.
+        let mut other = new.clone();
+        other["spec"]["updateStrategy"] = json!({"type": "Other"});
+        let verdict = workload(&s, "alice", kind, Some(&new), &other);
+        assert_eq!(outcome(&verdict), "InFlight", "{kind}");
+    }
 }

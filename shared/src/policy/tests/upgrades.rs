@@ -194,3 +194,35 @@ fn the_status_is_the_controllers_alone() {
         "no name is nobody's name"
     );
 }
+
+#[test]
+fn blue_green_needs_the_rights_to_its_services_too() {
+    let s = shop();
+    let asks = |settings: serde_json::Value| {
+        let new = edited("Pending", |u| {
+            let stage = u.spec.stages[0].workloads.as_mut().expect("a stage");
+            stage.strategy =
+                serde_json::from_value(json!({ "blueGreen": settings })).expect("a strategy");
+        });
+        let verdict = ask(&s, "alice", Operation::Create, None, Some(&new));
+        let Verdict::Confirm(question) = verdict else { panic!("{verdict:?}") };
+        let words = |need: &AccessNeed| match need {
+            AccessNeed::One(whole) => vec![whole.to_string()],
+            AccessNeed::WholeOrEach { each, .. } => each.iter().map(ToString::to_string).collect(),
+        };
+        question.access.iter().skip(1).flat_map(words).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        asks(json!({"activeService": "web", "previewService": "next"})),
+        ["`patch` on services/web in namespace shop", "`patch` on services/next in namespace shop"]
+    );
+    assert_eq!(
+        asks(json!({"activeService": "web"})),
+        [
+            "`patch` on services/web in namespace shop",
+            "`create` on services in namespace shop",
+            "`patch` on services/web-preview in namespace shop",
+            "`delete` on services/web-preview in namespace shop",
+        ]
+    );
+}

@@ -135,7 +135,7 @@ fn the_refusal_of_an_image_change_says_how_to_get_it() {
 }
 
 #[test]
-fn other_kinds_are_told_that_deployments_are_upgraded_only() {
+fn each_kind_is_told_how_its_images_change() {
     let s = shop();
     for kind in WorkloadKind::ALL.into_iter().filter(|k| *k != DEPLOYMENT) {
         let object = |image: &str| {
@@ -151,13 +151,29 @@ fn other_kinds_are_told_that_deployments_are_upgraded_only() {
         let verdict = workload(&s, "alice", kind, Some(&object("a:1")), &object("a:2"));
         assert_eq!(outcome(&verdict), "UpgradeRequired", "{kind}");
         let Verdict::Deny(refusal) = verdict else { panic!("{kind}") };
-        assert!(refusal.help.contains("upgrades Deployments only"), "{refusal}");
+        if matches!(kind, WorkloadKind::StatefulSet | WorkloadKind::DaemonSet) {
+            let command = format!("kubectl upgrade start {}/db --image c=a:2", kind.short());
+            assert!(refusal.command.is_some_and(|c| c.starts_with(&command)), "{kind}");
+            continue;
+        }
         assert!(
             refusal
                 .help
                 .contains(&format!("leave {kind} out of the policy's `spec.workloads.kinds`")),
             "{refusal}"
         );
+    }
+}
+
+#[test]
+fn mode_hold_says_that_it_holds_deployments_only() {
+    let s = shop_with(json!({"workloads": {"all": true}, "mode": "Hold"}));
+    for kind in [WorkloadKind::StatefulSet, WorkloadKind::DaemonSet] {
+        let (old, new) = (web("web:v1", nothing), web("web:v2", nothing));
+        let Verdict::Deny(refusal) = workload(&s, "alice", kind, Some(&old), &new) else {
+            panic!("{kind}")
+        };
+        assert!(refusal.why.contains("mode Hold holds Deployments only"), "{refusal}");
     }
 }
 

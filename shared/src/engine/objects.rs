@@ -1,0 +1,70 @@
+//! Objects other than workloads that an Upgrade looks at and writes: Jobs, Services, routes.
+//!
+//! The engine says what it wants to see ([`Effect::Watch`](super::effect::Effect)); from then on
+//! the controller watches it until the Upgrade is over, and every round finds it here.
+
+use kube::core::DynamicObject;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A kind of namespaced object, with all that its address needs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Resource {
+    /// `apps/v1`, or `v1` for the core group.
+    pub api_version: &'static str,
+    /// `Deployment`
+    pub kind: &'static str,
+    /// `deployments`, as in the path.
+    pub plural: &'static str,
+}
+
+/// Which objects of a kind, always in the Upgrade's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Which {
+    /// The one of this name.
+    Name(String),
+    /// Those with these labels: a selector in text form.
+    Labels(String),
+}
+
+/// Something to look at.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Look {
+    /// The kind.
+    pub resource: Resource,
+    /// Which of it.
+    pub which: Which,
+}
+
+impl Look {
+    /// One object by its name.
+    pub fn name(resource: Resource, name: impl Into<String>) -> Self {
+        Self { resource, which: Which::Name(name.into()) }
+    }
+
+    /// Objects by their labels.
+    pub fn labels(resource: Resource, selector: impl Into<String>) -> Self {
+        Self { resource, which: Which::Labels(selector.into()) }
+    }
+}
+
+impl std::fmt::Display for Look {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.which {
+            Which::Name(name) => write!(f, "{}/{name}", self.resource.plural),
+            Which::Labels(selector) => write!(f, "{} with {selector}", self.resource.plural),
+        }
+    }
+}
+
+/// What is known of a look.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sight {
+    /// It has been listed; there may be none.
+    Seen(Vec<Arc<DynamicObject>>),
+    /// It cannot be listed, and why: the kind is not served, or we have no right to it.
+    Unavailable(String),
+}
+
+/// Everything that is looked at for one Upgrade.
+pub type Objects = BTreeMap<Look, Sight>;
