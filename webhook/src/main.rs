@@ -20,6 +20,7 @@ mod facts;
 mod hearing;
 mod identity;
 mod metrics;
+mod questions;
 mod snapshot;
 
 use anyhow::{Context, Result, anyhow};

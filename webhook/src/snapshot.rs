@@ -120,10 +120,10 @@ impl Source {
 /// One object of one source.
 enum Object {
     Namespace(PartialObjectMeta<Namespace>),
-    Policy(UpgradePolicy),
+    Policy(Box<UpgradePolicy>),
     Upgrade(Box<Upgrade>),
     Ledger(UpgradeLedger),
-    Window(MaintenanceWindow),
+    Window(Box<MaintenanceWindow>),
     Matrix(CompatibilityMatrix),
 }
 
@@ -271,7 +271,9 @@ fn stream(source: Source, client: Client) -> BoxStream<'static, Item> {
             Object::Namespace,
         ),
         Source::Policies => {
-            tagged(source, watcher(Api::<UpgradePolicy>::all(client), all()), Object::Policy)
+            tagged(source, watcher(Api::<UpgradePolicy>::all(client), all()), |p| {
+                Object::Policy(Box::new(p))
+            })
         }
         Source::Upgrades => tagged(source, watcher(Api::<Upgrade>::all(client), all()), |u| {
             Object::Upgrade(Box::new(u))
@@ -280,7 +282,9 @@ fn stream(source: Source, client: Client) -> BoxStream<'static, Item> {
             tagged(source, watcher(Api::<UpgradeLedger>::all(client), all()), Object::Ledger)
         }
         Source::Windows => {
-            tagged(source, watcher(Api::<MaintenanceWindow>::all(client), all()), Object::Window)
+            tagged(source, watcher(Api::<MaintenanceWindow>::all(client), all()), |w| {
+                Object::Window(Box::new(w))
+            })
         }
         Source::Matrices => {
             tagged(source, watcher(Api::<CompatibilityMatrix>::all(client), all()), Object::Matrix)

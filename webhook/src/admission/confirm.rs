@@ -1,11 +1,13 @@
 //! The one live read on the allow path, and access reviews.
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
 };
 use kube::api::{ListParams, ObjectMeta, PartialObjectMeta, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use upgrade_core::api::{Identity, Upgrade, WorkloadKind};
@@ -53,32 +55,52 @@ async fn labels(client: &Client, wanted: &LabelsOf, upgrade: &Live) -> Seen {
         }
         (LabelsOf::Targets, _) => return Seen::Failed("the Upgrade was not read".to_owned()),
     };
-    if let Some((kind, _)) = workloads.iter().find(|(kind, _)| *kind != WorkloadKind::Deployment) {
-        return Seen::Failed(format!("this version reads no labels of a {kind}"));
+    let mut found = Labelled::new();
+    let mut kinds: Vec<WorkloadKind> = workloads.iter().map(|(kind, _)| *kind).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    for kind in kinds {
+        let mine = workloads.iter().filter(|(k, _)| *k == kind);
+        let names: Vec<&str> = mine.map(|(_, name)| name.as_str()).collect();
+        let read = match kind {
+            WorkloadKind::Deployment => of::<Deployment>(client, &namespace, kind, &names).await,
+            WorkloadKind::StatefulSet => of::<StatefulSet>(client, &namespace, kind, &names).await,
+            WorkloadKind::DaemonSet => of::<DaemonSet>(client, &namespace, kind, &names).await,
+            _ => return Seen::Failed(format!("an Upgrade is about no {kind}")),
+        };
+        match read {
+            Ok(more) => found.extend(more),
+            Err(error) => return Seen::Failed(error.to_string()),
+        }
     }
-    let api: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
-    match deployments(&api, workloads).await {
-        Ok(found) => Seen::Found(found),
-        Err(error) => Seen::Failed(error.to_string()),
-    }
+    Seen::Found(found)
 }
 
-/// Labels of Deployments: one request for each of a few, one for all of the namespace else.
-async fn deployments(
-    api: &Api<Deployment>,
-    workloads: Vec<(WorkloadKind, String)>,
-) -> kube::Result<Labelled> {
+/// Labels of workloads of a kind: one request for each of a few, one for all of the namespace else.
+async fn of<K>(
+    client: &Client,
+    namespace: &str,
+    kind: WorkloadKind,
+    names: &[&str],
+) -> kube::Result<Labelled>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
     const FEW: usize = 8;
-    let found = if workloads.len() <= FEW {
-        let gets = workloads.iter().map(|(_, name)| api.get_metadata_opt(name));
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let found = if names.len() <= FEW {
+        let gets = names.iter().map(|name| api.get_metadata_opt(name));
         let got = futures::future::try_join_all(gets).await?;
         got.into_iter().flatten().collect()
     } else {
         api.list_metadata(&ListParams::default()).await?.items
     };
-    let labels = |o: PartialObjectMeta<Deployment>| {
+    let labels = |o: PartialObjectMeta<K>| {
         let name = o.metadata.name.unwrap_or_default();
-        ((WorkloadKind::Deployment, name), o.metadata.labels.unwrap_or_default())
+        ((kind, name), o.metadata.labels.unwrap_or_default())
     };
     Ok(found.into_iter().map(labels).collect())
 }
@@ -133,6 +155,10 @@ async fn may(client: &Client, access: &Access, user: &User<'_>) -> Result<bool, 
         Some(raw) => serde_json::from_str(raw.get()).map_err(|e| format!("userInfo.extra: {e}"))?,
         None => None,
     };
+    let (resource, subresource) = match access.resource.split_once('/') {
+        Some((resource, part)) => (resource, Some(part.to_owned())),
+        None => (access.resource, None),
+    };
     let review = SubjectAccessReview {
         metadata: ObjectMeta::default(),
         spec: SubjectAccessReviewSpec {
@@ -143,7 +169,8 @@ async fn may(client: &Client, access: &Access, user: &User<'_>) -> Result<bool, 
             resource_attributes: Some(ResourceAttributes {
                 verb: Some(access.verb.to_owned()),
                 group: Some(access.group.to_owned()),
-                resource: Some(access.resource.to_owned()),
+                resource: Some(resource.to_owned()),
+                subresource,
                 namespace: Some(access.namespace.clone()),
                 name: access.name.clone(),
                 ..ResourceAttributes::default()

@@ -10,9 +10,11 @@ mod confirm;
 mod handle;
 mod hold;
 mod mutate;
+mod orders;
 mod respond;
 mod review;
 mod server;
+mod services;
 mod tls;
 
 use crate::cli::Cli;

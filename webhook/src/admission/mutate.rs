@@ -2,7 +2,7 @@
 
 use super::respond::Answer;
 use super::review::{Request, ReviewError};
-use super::{confirm, hold};
+use super::{confirm, hold, orders, services};
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation};
 use kube::Client;
@@ -24,10 +24,14 @@ pub async fn answer(
     request: Request<'_>,
 ) -> Result<Answer, ReviewError> {
     let (old, new) = request.objects();
+    let service = request.is_service();
     let review = request.read()?;
     let (operations, warnings) = match (&review.subject, review.operation) {
         (Subject::Upgrade(_), Operation::Create) => {
             (vec![add(&["spec", "requester"], json!(review.user.identity()))], Vec::new())
+        }
+        (Subject::Upgrade(change), Operation::Update) if review.subresource.is_empty() => {
+            (orders::write(&review, change), Vec::new())
         }
         (Subject::Schedule(change), Operation::Create | Operation::Update)
             if review.subresource.is_empty() =>
@@ -41,6 +45,9 @@ pub async fn answer(
             if review.subresource.is_empty() && !snapshot.is_own(&review.user.username) =>
         {
             workload(snapshot, &review, change, old, new)
+        }
+        (_, Operation::Update) if service => {
+            services::keep(snapshot, &review, &value(old), &value(new))
         }
         _ => (Vec::new(), Vec::new()),
     };
@@ -58,9 +65,6 @@ fn workload(
     old: Option<&RawValue>,
     new: Option<&RawValue>,
 ) -> (Vec<PatchOperation>, Vec<String>) {
-    let value = |raw: Option<&RawValue>| {
-        raw.and_then(|r| serde_json::from_str::<Value>(r.get()).ok()).unwrap_or_default()
-    };
     if let Some(wanted) = wanted(snapshot, review) {
         return hold::write(review, &wanted, &value(old), &value(new));
     }
@@ -76,6 +80,10 @@ fn workload(
         ));
     }
     (operations, warnings)
+}
+
+fn value(raw: Option<&RawValue>) -> Value {
+    raw.and_then(|r| serde_json::from_str(r.get()).ok()).unwrap_or_default()
 }
 
 fn flying<'a>(change: &'a Change<Workload<'_>>) -> Option<&'a str> {

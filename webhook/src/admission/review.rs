@@ -110,9 +110,16 @@ impl<'a> Request<'a> {
                 "UpgradeSchedule" => "UpgradeSchedule",
                 "MaintenanceWindow" => "MaintenanceWindow",
                 "CompatibilityMatrix" => "CompatibilityMatrix",
+                "Service" => "Service",
+                "AnalysisTemplate" => "AnalysisTemplate",
                 _ => "other",
             },
         }
+    }
+
+    /// Whether it is about a Service itself, of the core group.
+    pub fn is_service(&self) -> bool {
+        self.kind.group.is_empty() && self.kind.kind == "Service" && self.sub_resource.is_empty()
     }
 
     /// The objects, unread: for patches.
@@ -166,6 +173,7 @@ fn subject<'a>(
         "UpgradeSchedule" => Subject::Schedule(Box::new(change(old, new)?)),
         "MaintenanceWindow" => Subject::Window(Box::new(change(old, new)?)),
         "CompatibilityMatrix" => Subject::Matrix(Box::new(change(old, new)?)),
+        "AnalysisTemplate" => Subject::Analysis(Box::new(change(old, new)?)),
         "UpgradeLedger" => Subject::Ledger,
         _ => Subject::Other,
     })

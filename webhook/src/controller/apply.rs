@@ -1,21 +1,22 @@
 //! Apply: performs effects in order. Each is safe to repeat; the first failure ends the round, and
 //! the next round decides anew on what runs then.
 
-use super::observe::version;
 use super::watches::Context;
-use super::{ledger, notify, status};
+use super::{ledger, notify, objects, questions, status};
 use jiff::Timestamp;
 use json_patch::Patch as JsonPatch;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::PodTemplateSpec;
-use kube::api::{Api, Patch, PatchParams};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::events::{Event as KubeEvent, EventType};
-use kube::{Resource, ResourceExt};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use tracing::{info, warn};
 use upgrade_core::api::{FIELD_MANAGER, FINALIZER, IN_FLIGHT_LABEL, Upgrade, WorkloadKind};
-use upgrade_core::engine::effect::{Effect, Event, WorkloadPatch};
+use upgrade_core::engine::effect::{Effect, Event, PodDelete, WorkloadPatch};
 
 /// Why an effect could not be performed.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +35,7 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
-    fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+    pub fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         let what = what.into();
         move |source| Self::Api { what, source: Box::new(source) }
     }
@@ -43,7 +44,12 @@ impl ApplyError {
     pub fn is_conflict(&self) -> bool {
         match self {
             Self::Api { source, .. } => match source.as_ref() {
-                kube::Error::Api(s) => s.is_conflict() || s.is_not_found() || is_failed_test(s),
+                kube::Error::Api(s) => {
+                    s.is_conflict()
+                        || s.is_already_exists()
+                        || s.is_not_found()
+                        || is_failed_test(s)
+                }
                 _ => false,
             },
             Self::Patch(_) => false,
@@ -65,11 +71,12 @@ pub async fn perform(
     effects: Vec<Effect>,
 ) -> Result<Option<Timestamp>, ApplyError> {
     let namespace = upgrade.namespace().unwrap_or_default();
-    let mut again = None;
-    let mut records: Vec<String> = effects.iter().filter_map(Effect::recorded).collect();
+    let (mut again, mut asks) = (None, Vec::new());
+    let mut records: Vec<_> = effects.iter().filter_map(Effect::recorded).collect();
     for effect in effects {
         match effect {
             Effect::Patch(patch) => patch_workload(context, &namespace, patch).await?,
+            Effect::DeletePod(pod) => delete_pod(context, &namespace, pod).await?,
             Effect::Release { kind, name, uid, held } => {
                 release(context, upgrade, kind, &name, &uid, held).await?;
             }
@@ -93,11 +100,16 @@ pub async fn perform(
                     }
                 }
             }
+            Effect::Abort { name } => abort(context, upgrade, &name).await?,
             Effect::Hold => set_finalizer(context, upgrade, true).await?,
             Effect::LetGo => set_finalizer(context, upgrade, false).await?,
+            Effect::Watch(look) => objects::watch(context, upgrade, look),
+            Effect::Ask { key, question } => asks.push((key, question)),
+            Effect::Write(write) => objects::write(context, &namespace, write).await?,
             Effect::RequeueAt(at) => again = Some(again.map_or(at, |a: Timestamp| a.min(at))),
         }
     }
+    questions::ask(context, upgrade, asks);
     Ok(again)
 }
 
@@ -106,7 +118,7 @@ async fn patch_workload(
     namespace: &str,
     patch: WorkloadPatch,
 ) -> Result<(), ApplyError> {
-    let api: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
+    let api = workloads(&context.client, namespace, patch.kind);
     let what = format!("{}/{}: {}", patch.kind.resource(), patch.name, patch.why);
     let mut operations = patch.operations;
     if let Some(set) = &patch.template {
@@ -120,7 +132,32 @@ async fn patch_workload(
         .patch(&patch.name, &params(), &Patch::<()>::Json(body))
         .await
         .map_err(ApplyError::api(what.clone()))?;
-    note(context, &written);
+    context.note(&written);
+    info!(namespace, "{what}");
+    Ok(())
+}
+
+/// Workloads of a kind that an Upgrade may be about.
+fn workloads(client: &Client, namespace: &str, kind: WorkloadKind) -> Api<DynamicObject> {
+    let gvk = GroupVersionKind::gvk("apps", "v1", kind.as_str());
+    let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural());
+    Api::namespaced_with(client.clone(), namespace, &resource)
+}
+
+/// Deletes a pod that is as it was looked at; the controller that owns it makes another. Deleted
+/// and not evicted, as the native controllers of these kinds do it: their own budgets count.
+async fn delete_pod(context: &Context, namespace: &str, pod: PodDelete) -> Result<(), ApplyError> {
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let what = format!("pod/{}: {}", pod.name, pod.why);
+    let preconditions =
+        Preconditions { uid: Some(pod.uid.clone()), resource_version: Some(pod.resource_version) };
+    let params = DeleteParams::default().preconditions(preconditions);
+    let deleted = api.delete(&pod.name, &params).await.map_err(ApplyError::api(what.clone()))?;
+    // One that takes its time to go is seen going; another one is gone.
+    match deleted.left().filter(|going| going.metadata.deletion_timestamp.is_some()) {
+        Some(going) => context.note(&going),
+        None => context.note_gone(&pod.uid),
+    }
     info!(namespace, "{what}");
     Ok(())
 }
@@ -152,7 +189,7 @@ async fn release(
     held: bool,
 ) -> Result<(), ApplyError> {
     let namespace = upgrade.namespace().unwrap_or_default();
-    let api: Api<Deployment> = Api::namespaced(context.client.clone(), &namespace);
+    let api = workloads(&context.client, &namespace, kind);
     let what = format!("{}/{name}: take our marks off", kind.resource());
     let Some(found) = api.get_opt(name).await.map_err(ApplyError::api(what.clone()))? else {
         return Ok(());
@@ -186,23 +223,12 @@ async fn release(
         .patch(name, &params(), &Patch::<()>::Json(body))
         .await
         .map_err(ApplyError::api(what))?;
-    note(context, &written);
+    context.note(&written);
     Ok(())
 }
 
 pub fn params() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
-}
-
-/// Remembers how new our own write is.
-pub fn note(context: &Context, written: &Deployment) {
-    if let Some(uid) = written.uid() {
-        context
-            .written
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(uid, version(written));
-    }
 }
 
 async fn set_finalizer(
@@ -223,6 +249,24 @@ async fn set_finalizer(
         .await
         .map_err(ApplyError::api("finalizer"))?;
     status::remember(context, &Arc::new(written));
+    Ok(())
+}
+
+/// Orders another Upgrade to be taken back; one that is gone needs no order.
+async fn abort(context: &Context, upgrade: &Upgrade, other: &str) -> Result<(), ApplyError> {
+    let namespace = upgrade.namespace().unwrap_or_default();
+    let reference = ObjectRef::new(other).within(&namespace);
+    let Some(live) = context.upgrades.get(&reference) else { return Ok(()) };
+    if live.spec.control.as_ref().is_some_and(|c| c.abort) {
+        return Ok(());
+    }
+    let api: Api<Upgrade> = Api::namespaced(context.client.clone(), &namespace);
+    let body = json!({"spec": {"control": {"abort": true}}});
+    let written = api.patch(other, &params(), &Patch::Merge(&body)).await;
+    written.map_err(ApplyError::api(format!("abort Upgrade {other}")))?;
+    let note = format!("Upgrade {} supersedes it", upgrade.name_any());
+    let event = Event { warning: true, reason: "Superseded", note };
+    publish(context, &live, event).await;
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //! A held Deployment always has an Upgrade: one that is deleted is opened anew, and needs approvals
 //! of its own. One that ended stays ended; `kubectl upgrade retry` goes on with it.
 
-use super::apply::{note, params, template};
+use super::apply::{params, template};
 use super::watches::Context;
 use json_patch::Patch as JsonPatch;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
@@ -231,7 +231,7 @@ async fn patch(
 ) -> Result<Deployment, HoldError> {
     let body: JsonPatch = serde_json::from_value(Value::Array(operations))?;
     let written = api.patch(name, &params(), &Patch::<()>::Json(body)).await?;
-    note(context, &written);
+    context.note(&written);
     Ok(written)
 }
 

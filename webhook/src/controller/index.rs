@@ -1,4 +1,5 @@
-//! Which open Upgrades want a workload: asked for every event of every Deployment.
+//! Which open Upgrades want a workload: asked for every event of every
+//! workload. Kinds are not told apart: a round too many costs less than the difference.
 
 use kube::ResourceExt;
 use std::collections::{BTreeSet, HashMap};

@@ -20,8 +20,8 @@ use std::time::Duration;
 use tracing::{info, warn};
 use upgrade_core::api::ledger::{ContainerImage, volume};
 use upgrade_core::api::{
-    BREAK_GLASS_LABEL, BreakGlassKind, BreakGlassObject, FIELD_MANAGER, IN_FLIGHT_LABEL,
-    LEDGER_NAME, LedgerEntry, Selector, SelectorOperator, UpgradeLedger, WorkloadKind,
+    BREAK_GLASS_LABEL, BreakGlassObject, FIELD_MANAGER, IN_FLIGHT_LABEL, LEDGER_NAME, LedgerEntry,
+    Selector, SelectorOperator, UpgradeLedger, WorkloadKind,
 };
 use upgrade_core::policy::snapshot::NamespaceView;
 
@@ -164,25 +164,23 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// Notes what an Upgrade brought its Deployments to, or back to. Our label is still on them, so
+/// Notes what an Upgrade brought its workloads to, or back to. Our label is still on them, so
 /// nobody else can have changed their images meanwhile.
 pub async fn record(
     context: &Context,
     namespace: &str,
-    names: &[String],
+    workloads: &[(WorkloadKind, String)],
     upgrade: &str,
 ) -> Result<(), kube::Error> {
-    let mut entries = vec![];
-    for name in names {
-        let found = context.deployments.get(&ObjectRef::new(name).within(namespace));
-        let Some(found) = found else { continue };
-        let snapshot = context.snapshot.load();
-        let view = snapshot.namespace(namespace).filter(|v| v.governed());
-        let seen = Seen::deployment(&found);
-        if view.is_some_and(|view| seen.governed_by(view)) {
-            entries.push(seen.entry(Some(upgrade.to_owned())));
-        }
-    }
+    let snapshot = context.snapshot.load();
+    let view = snapshot.namespace(namespace).filter(|v| v.governed());
+    let entry = |(kind, name): &(WorkloadKind, String)| {
+        look(context, namespace, *kind, name, |seen| {
+            let governed = view.is_some_and(|view| seen.governed_by(view));
+            governed.then(|| seen.entry(Some(upgrade.to_owned())))
+        })
+    };
+    let entries: Vec<LedgerEntry> = workloads.iter().filter_map(entry).collect();
     if entries.is_empty() { Ok(()) } else { append(context, namespace, entries).await }
 }
 
@@ -220,7 +218,7 @@ fn excepted(context: &Context, exception: &Exception<'_>) -> Option<Update> {
     let (object, namespace) = (exception.object, exception.namespace);
     let snapshot = context.snapshot.load();
     let view = snapshot.namespace(namespace).filter(|v| v.governed())?;
-    look(context, namespace, object, |seen| {
+    look(context, namespace, object.kind.into(), &object.name, |seen| {
         let runs = seen.entry(None).images;
         let listed: Vec<ContainerImage> = object.images.iter().map(Into::into).collect();
         let given: Vec<_> = listed.iter().filter(|l| runs.contains(l)).collect();
@@ -251,30 +249,32 @@ fn excepted(context: &Context, exception: &Exception<'_>) -> Option<Update> {
 fn look<T>(
     context: &Context,
     namespace: &str,
-    object: &BreakGlassObject,
+    kind: WorkloadKind,
+    name: &str,
     at: impl FnOnce(&Seen<'_>) -> Option<T>,
 ) -> Option<T> {
-    let (kind, name) = (WorkloadKind::from(object.kind), object.name.as_str());
-    match object.kind {
-        BreakGlassKind::Deployment => {
+    match kind {
+        WorkloadKind::Deployment => {
             let d = context.deployments.get(&ObjectRef::new(name).within(namespace))?;
             at(&Seen::deployment(&d))
         }
-        BreakGlassKind::StatefulSet => {
+        WorkloadKind::StatefulSet => {
             let d = context.stateful_sets.get(&ObjectRef::new(name).within(namespace))?;
             let (template, selector) = d.spec.as_ref().map(|s| (&s.template, &s.selector)).unzip();
             at(&Seen { kind, meta: &d.metadata, template, selector })
         }
-        BreakGlassKind::DaemonSet => {
+        WorkloadKind::DaemonSet => {
             let d = context.daemon_sets.get(&ObjectRef::new(name).within(namespace))?;
             let (template, selector) = d.spec.as_ref().map(|s| (&s.template, &s.selector)).unzip();
             at(&Seen { kind, meta: &d.metadata, template, selector })
         }
-        BreakGlassKind::CronJob => {
+        WorkloadKind::CronJob => {
             let d = context.cron_jobs.get(&ObjectRef::new(name).within(namespace))?;
             let template = d.spec.job_template.spec.as_ref().map(|s| &s.template);
             at(&Seen { kind, meta: &d.metadata, template, selector: None })
         }
+        // What nobody governs by its own name.
+        _ => None,
     }
 }
 

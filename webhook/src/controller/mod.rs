@@ -4,10 +4,13 @@
 //! | file | stop |
 //! |---|---|
 //! | [`watches`] | what wakes a round up |
-//! | [`observe`] | what runs |
+//! | [`observe`], [`prune`] | what runs; what is kept of it |
 //! | [`reconcile`] | the five steps in order |
 //! | [`apply`] | effects performed, each safe to repeat |
 //! | [`status`] | the write-ahead log |
+//! | [`objects`] | other objects that an Upgrade looks at and writes |
+//! | [`orders`] | approvals by annotation become objects |
+//! | [`questions`] | what only the world outside can answer |
 //! | [`hold`] | Deployments that mode `Hold` holds: their Upgrades, and their way out at 0 replicas |
 //! | [`ledger`] | what governed workloads are approved to run |
 //! | [`breakglass`] | exceptions: announced, put on record, ended |
@@ -23,7 +26,11 @@ mod index;
 mod lease;
 mod ledger;
 mod notify;
+pub mod objects;
 mod observe;
+mod orders;
+mod prune;
+mod questions;
 mod reconcile;
 mod schedule;
 mod status;

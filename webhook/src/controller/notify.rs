@@ -1,20 +1,15 @@
 //! Tells people that an Upgrade is going to start: a POST of JSON to each receiver.
-//!
-//! A receiver is a Secret of our own namespace: `url`, and optionally `ca.crt`. The URL is a secret
-//! (chat systems put their token there) and is never logged.
 
 use super::watches::Context;
-use anyhow::{Context as _, Result, bail};
-use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, ResourceExt};
+use crate::questions::post;
+use anyhow::Result;
+use kube::ResourceExt;
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use upgrade_core::api::{GROUP, Upgrade};
 
-/// How long a receiver may take to answer.
-const LIMIT: Duration = Duration::from_secs(10);
 /// Time before a second try; it doubles with each.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 /// The longest time between two tries.
@@ -97,26 +92,6 @@ pub async fn announce(
 }
 
 async fn send(context: &Context, upgrade: &Upgrade, receiver: &str) -> Result<()> {
-    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &context.namespace);
-    let secret = secrets
-        .get_opt(receiver)
-        .await
-        .with_context(|| format!("reading Secret {receiver} of our namespace"))?
-        .with_context(|| format!("there is no Secret {receiver} in our namespace"))?;
-    let data = secret.data.unwrap_or_default();
-    let url = data.get("url").context("the Secret has no key `url`")?;
-    let url = std::str::from_utf8(&url.0).context("`url` is no text")?;
-    let url: reqwest::Url = url.trim().parse().ok().context("`url` is no URL")?;
-    if !matches!(url.scheme(), "https" | "http") {
-        bail!("`url` must be https or http");
-    }
-    let mut builder =
-        reqwest::Client::builder().timeout(LIMIT).redirect(reqwest::redirect::Policy::none());
-    if let Some(ca) = data.get("ca.crt") {
-        let ca = reqwest::Certificate::from_pem_bundle(&ca.0).ok().context("reading `ca.crt`")?;
-        builder = builder.tls_certs_only(ca);
-    }
-    let client = builder.build().context("building a client")?;
     let spec = &upgrade.spec;
     let body = json!({
         "apiVersion": format!("{GROUP}/v1alpha1"),
@@ -130,12 +105,7 @@ async fn send(context: &Context, upgrade: &Upgrade, receiver: &str) -> Result<()
         "notBefore": spec.not_before,
         "text": text(upgrade),
     });
-    // The error of a request names its URL, which is a secret.
-    let answer = client.post(url).json(&body).send().await.map_err(reqwest::Error::without_url)?;
-    if !answer.status().is_success() {
-        bail!("it answered {}", answer.status());
-    }
-    Ok(())
+    post(&context.client, &context.namespace, receiver, &body).await
 }
 
 /// One sentence; chat systems show the field `text`.

@@ -1,17 +1,20 @@
 //! Observe: everything a round is decided on, from the stores.
 
-use super::watches::Context;
-use kube::runtime::reflector::ObjectRef;
+use super::watches::{Context, Local};
+use kube::core::DynamicObject;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
-use std::sync::PoisonError;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use upgrade_core::api::{FINALIZER, Phase, Upgrade, UpgradeApproval, WorkloadKind};
 use upgrade_core::engine::governance::Door;
+use upgrade_core::engine::objects::Sight;
 use upgrade_core::engine::observed::{Observed, Rival, Workload};
 use upgrade_core::engine::plan::Plan;
 use upgrade_core::policy::Snapshot;
 use upgrade_core::policy::governance::governance;
-use upgrade_core::policy::snapshot::targets;
+use upgrade_core::policy::snapshot::{Labels, targets};
 
 /// Why a round cannot be decided yet; the watch that is missing wakes it up again.
 #[derive(Debug, thiserror::Error)]
@@ -32,28 +35,11 @@ pub async fn observe(
 ) -> Result<Observed, NotYet> {
     let namespace = upgrade.namespace().unwrap_or_default();
     let local = context.local(&namespace).await;
-    let (sets, pods) = (local.sets.state(), local.pods.state());
-    let sets: Vec<_> = sets.iter().map(AsRef::as_ref).collect();
-    let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
     let snapshot = context.snapshot.load();
     let view =
         snapshot.namespace(&namespace).filter(|_| snapshot.synced()).ok_or(NotYet::Unsynced)?;
-    let mut workloads = Vec::with_capacity(plan.stages.len());
-    for stage in &plan.stages {
-        let mut row = Vec::with_capacity(stage.targets.len());
-        for target in &stage.targets {
-            let found = context.deployments.get(&ObjectRef::new(&target.name).within(&namespace));
-            if let Some(deployment) = &found {
-                check_fresh(context, deployment.as_ref())?;
-            }
-            row.push(found.map(|d| Workload::new(&d, &sets, &pods)));
-        }
-        workloads.push(row);
-    }
-    let labels = |_: WorkloadKind, name: &str| {
-        let found = context.deployments.get(&ObjectRef::new(name).within(&namespace));
-        found.map(|d| d.labels().clone())
-    };
+    let workloads = workloads(context, &namespace, &local, plan).await?;
+    let labels = |kind: WorkloadKind, name: &str| labels(context, &namespace, kind, name);
     let mut governance = governance(&snapshot, view, upgrade, labels, crate::clock::now());
     if let Some(notice) = &mut governance.notice {
         notice.told = context.told.of(upgrade, &plan.hash);
@@ -74,6 +60,11 @@ pub async fn observe(
     }
     let look_again = governance.compatibility.is_shut().then(|| crate::clock::now() + LOOK_AGAIN);
     let finalizers = upgrade.finalizers();
+    let uid = upgrade.uid().unwrap_or_default();
+    let objects = context.watched.of(&uid);
+    for object in objects.values().flat_map(seen) {
+        check_fresh(context, object)?;
+    }
     Ok(Observed {
         generation: upgrade.metadata.generation.unwrap_or(0),
         created: upgrade.creation_timestamp().map(|t| t.0),
@@ -81,10 +72,101 @@ pub async fn observe(
         held: finalizers.iter().any(|f| f == FINALIZER),
         approvals: approvals(context, upgrade),
         governance,
+        objects,
+        answers: context.asked.answers(&uid),
         look_again,
         workloads,
         rival: if gated { rival(context, upgrade) } else { None },
     })
+}
+
+/// The workloads of a plan as they are now.
+async fn workloads(
+    context: &Context,
+    namespace: &str,
+    local: &Local,
+    plan: &Plan,
+) -> Result<Vec<Vec<Option<Workload>>>, NotYet> {
+    let (sets, revisions, pods) = (local.sets.state(), local.revisions.state(), local.pods.state());
+    for pod in &pods {
+        check_fresh(context, pod.as_ref())?;
+    }
+    let sets: Vec<_> = sets.iter().map(AsRef::as_ref).collect();
+    let revisions: Vec<_> = revisions.iter().map(AsRef::as_ref).collect();
+    let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
+    let mut workloads = Vec::with_capacity(plan.stages.len());
+    for stage in &plan.stages {
+        let mut row = Vec::with_capacity(stage.targets().len());
+        for target in stage.targets() {
+            let name = &target.name;
+            let mut found = match target.kind {
+                WorkloadKind::StatefulSet => {
+                    fresh(context, &context.stateful_sets, namespace, name)?
+                        .map(|s| Workload::stateful_set(&s, &revisions, &pods))
+                }
+                WorkloadKind::DaemonSet => fresh(context, &context.daemon_sets, namespace, name)?
+                    .map(|s| Workload::daemon_set(&s, &revisions, &pods)),
+                _ => fresh(context, &context.deployments, namespace, name)?
+                    .map(|d| Workload::new(&d, &sets, &pods)),
+            };
+            let first = stage.workloads().map(|w| &w.canary_nodes).filter(|n| !n.is_empty());
+            if let (Some(labels), Some(workload)) = (first, &mut found) {
+                prefer(context, labels, workload).await;
+            }
+            row.push(found);
+        }
+        workloads.push(row);
+    }
+    Ok(workloads)
+}
+
+/// A workload of a store, if the store is not behind our own last write to it.
+fn fresh<K>(
+    context: &Context,
+    store: &Store<K>,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Arc<K>>, NotYet>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let found = store.get(&ObjectRef::new(name).within(namespace));
+    if let Some(object) = &found {
+        check_fresh(context, object.as_ref())?;
+    }
+    Ok(found)
+}
+
+/// Marks the pods on nodes that the canary takes first.
+async fn prefer(context: &Context, wanted: &BTreeMap<String, String>, workload: &mut Workload) {
+    let nodes = context.nodes().await;
+    for pod in &mut workload.pods {
+        let node = pod.node.as_ref().and_then(|n| nodes.get(&ObjectRef::new(n)));
+        pod.preferred =
+            node.is_some_and(|n| wanted.iter().all(|(k, v)| n.labels().get(k) == Some(v)));
+    }
+}
+
+/// Labels of a workload that an Upgrade may be about.
+fn labels(context: &Context, namespace: &str, kind: WorkloadKind, name: &str) -> Option<Labels> {
+    match kind {
+        WorkloadKind::StatefulSet => labels_in(&context.stateful_sets, namespace, name),
+        WorkloadKind::DaemonSet => labels_in(&context.daemon_sets, namespace, name),
+        _ => labels_in(&context.deployments, namespace, name),
+    }
+}
+
+fn labels_in<K>(store: &Store<K>, namespace: &str, name: &str) -> Option<Labels>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    store.get(&ObjectRef::new(name).within(namespace)).map(|o| o.labels().clone())
+}
+
+/// What a sight shows.
+fn seen(sight: &Sight) -> impl Iterator<Item = &DynamicObject> {
+    let objects = if let Sight::Seen(objects) = sight { objects.as_slice() } else { &[] };
+    objects.iter().map(AsRef::as_ref)
 }
 
 /// How long until what runs is read again for a matrix that is in the way: no watch tells of
@@ -100,10 +182,7 @@ async fn compatibility(
 ) -> Door {
     let namespace = upgrade.namespace().unwrap_or_default();
     let stages = upgrade.spec.stages.get(first..).unwrap_or_default();
-    let labels = |_: WorkloadKind, name: &str| {
-        let found = context.deployments.get(&ObjectRef::new(name).within(&namespace));
-        found.map(|d| d.labels().clone())
-    };
+    let labels = |kind: WorkloadKind, name: &str| labels(context, &namespace, kind, name);
     crate::facts::judge(&context.client, snapshot, &namespace, stages, labels).await
 }
 
@@ -120,7 +199,7 @@ fn approvals(context: &Context, upgrade: &Upgrade) -> Vec<UpgradeApproval> {
 /// An object that is older than what we wrote ourselves is no ground for a decision.
 ///
 /// Resource versions of one resource can be compared as numbers (KEP-5504).
-fn check_fresh<K: Resource<DynamicType = ()>>(context: &Context, object: &K) -> Result<(), NotYet> {
+fn check_fresh<K: Resource>(context: &Context, object: &K) -> Result<(), NotYet> {
     let written = context.written.lock().unwrap_or_else(PoisonError::into_inner);
     let known = object.uid().and_then(|uid| written.get(&uid).copied()).unwrap_or(0);
     if version(object) < known {

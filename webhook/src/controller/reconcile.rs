@@ -2,6 +2,7 @@
 
 use super::apply::{ApplyError, perform};
 use super::observe::{NotYet, observe};
+use super::orders;
 use super::status::{newest, write};
 use super::watches::{Context, Queue};
 use crate::clock;
@@ -86,6 +87,8 @@ pub async fn run(context: Arc<Context>, queue: Queue) {
 
 async fn reconcile(seen: Arc<Upgrade>, context: Arc<Context>) -> Result<Action, RoundError> {
     let upgrade = newest(&context, seen);
+    let upgrade =
+        orders::carry_out(&context, upgrade).await.map_err(|e| RoundError::Status(Box::new(e)))?;
     // validate
     let plan = match Plan::new(&upgrade) {
         Ok(plan) => plan,
@@ -95,6 +98,9 @@ async fn reconcile(seen: Arc<Upgrade>, context: Arc<Context>) -> Result<Action, 
     let before = upgrade.status.clone().unwrap_or_default();
     if before.phase.is_terminal() && settled(&upgrade, &plan, &before) {
         context.told.forget(&upgrade);
+        let uid = upgrade.uid().unwrap_or_default();
+        context.watched.forget(&uid);
+        context.asked.forget(&uid);
         if upgrade.labels().contains_key(super::schedule::LABEL) {
             context.schedules.notify_one();
         }
@@ -119,7 +125,7 @@ fn settled(upgrade: &Upgrade, plan: &Plan, before: &UpgradeStatus) -> bool {
     let held =
         upgrade.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == FINALIZER));
     let retry = plan.retry > before.attempt && before.phase != Phase::Completed && !plan.abort;
-    !held && !retry
+    !held && !retry && before.notifications.is_empty()
 }
 
 /// A spec that cannot run says so in its status; nothing was touched.

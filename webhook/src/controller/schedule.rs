@@ -183,8 +183,8 @@ fn upgrade(context: &Context, schedule: &UpgradeSchedule) -> Result<Option<Upgra
         }
         if !targets.is_empty() {
             let strategy = workloads.strategy.clone();
-            let workloads = Some(WorkloadsStage { strategy, targets });
-            stages.push(Stage { name: stage.name.clone(), workloads });
+            let workloads = Some(WorkloadsStage { strategy, targets, ..WorkloadsStage::default() });
+            stages.push(Stage { name: stage.name.clone(), workloads, ..Stage::default() });
         }
     }
     if stages.is_empty() {

@@ -1,17 +1,26 @@
 //! What wakes a round up: one watch for each kind, each with its own backoff, feeding one queue.
 //!
-//! Deployments, Upgrades and approvals are watched everywhere; ReplicaSets and pods only in
-//! namespaces where an Upgrade is under way, and only the parts that the engine reads are kept.
+//! Workloads, Upgrades and approvals are watched everywhere; ReplicaSets, controller revisions and
+//! pods only in namespaces where an Upgrade is under way, and only the parts that the engine reads
+//! are kept. Nodes are watched from the first time that a canary names some.
 
 use super::Options;
 use super::index::Index;
-use super::ledger::of_driver;
 use super::notify::Told;
+use super::objects::Watches;
+use super::observe::version;
+use super::prune::{
+    drop_noise, prune_daemon_set, prune_deployment, prune_node, prune_pod, prune_revision,
+    prune_set, prune_stateful_set,
+};
+use super::questions::Asked;
 use crate::snapshot::Handle;
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
 use k8s_openapi::api::batch::v1::CronJob;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store, store};
@@ -21,13 +30,12 @@ use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
-use upgrade_core::api::{
-    FIELD_MANAGER, FINALIZER, HELD_ANNOTATION, IN_FLIGHT_LABEL, Upgrade, UpgradeApproval,
-};
+use upgrade_core::api::{FINALIZER, HELD_ANNOTATION, IN_FLIGHT_LABEL, Upgrade, UpgradeApproval};
+use upgrade_core::policy::snapshot::targets;
 
 /// The queue of Upgrades to look at.
 pub type Queue = mpsc::UnboundedReceiver<ObjectRef<Upgrade>>;
@@ -57,16 +65,22 @@ pub struct Context {
     pub told: Told,
     /// Tells schedules to look again: one of them changed, or an Upgrade of one ended.
     pub schedules: Notify,
+    /// Objects that Upgrades under way look at.
+    pub watched: Watches,
+    /// Questions that Upgrades under way have asked.
+    pub asked: Asked,
     local: Mutex<HashMap<String, Arc<Local>>>,
+    nodes: OnceLock<(Store<Node>, AbortOnDropHandle<()>)>,
     wake: Wake,
     tasks: Vec<AbortOnDropHandle<()>>,
 }
 
-/// ReplicaSets and pods of one namespace.
+/// ReplicaSets, controller revisions and pods of one namespace.
 pub struct Local {
     pub sets: Store<ReplicaSet>,
+    pub revisions: Store<ControllerRevision>,
     pub pods: Store<Pod>,
-    _tasks: [AbortOnDropHandle<()>; 2],
+    _tasks: [AbortOnDropHandle<()>; 3],
 }
 
 /// Puts Upgrades into the queue.
@@ -88,7 +102,8 @@ impl Wake {
     fn open(&self, namespace: Option<&str>) {
         for upgrade in self.upgrades.state() {
             let here = upgrade.namespace().unwrap_or_default();
-            let over = upgrade.status.as_ref().is_some_and(|s| s.phase.is_terminal());
+            let status = upgrade.status.as_ref();
+            let over = status.is_some_and(|s| s.phase.is_terminal() && s.notifications.is_empty());
             // One that ended while nobody was here may still have our finalizer.
             let over = over && !upgrade.finalizers().iter().any(|f| f == FINALIZER);
             if !over && namespace.is_none_or(|n| n == here) {
@@ -97,8 +112,8 @@ impl Wake {
         }
     }
 
-    /// Upgrades that a Deployment is a target of.
-    fn deployment(&self, namespace: &str, name: &str) {
+    /// Upgrades that a workload is a target of.
+    fn workload(&self, namespace: &str, name: &str) {
         for upgrade in self.index.of(namespace, name) {
             self.one(namespace, &upgrade);
         }
@@ -114,16 +129,27 @@ impl Wake {
             self.deployments.get(&reference).and_then(|d| d.labels().get(IN_FLIGHT_LABEL).cloned());
         match label {
             Some(upgrade) => self.one(&namespace, &upgrade),
-            None => self.deployment(&namespace, &owner.name),
+            None => self.workload(&namespace, &owner.name),
         }
     }
 
     fn pod(&self, pod: &Pod, sets: &Store<ReplicaSet>) {
         let namespace = pod.namespace().unwrap_or_default();
         let owner = pod.owner_references().iter().find(|o| o.controller == Some(true));
-        let set = owner.and_then(|o| sets.get(&ObjectRef::new(&o.name).within(&namespace)));
-        if let Some(set) = set {
+        let Some(owner) = owner else { return };
+        if owner.kind != "ReplicaSet" {
+            return self.workload(&namespace, &owner.name);
+        }
+        if let Some(set) = sets.get(&ObjectRef::new(&owner.name).within(&namespace)) {
             self.replica_set(&set);
+        }
+    }
+
+    fn revision(&self, revision: &ControllerRevision) {
+        let namespace = revision.namespace().unwrap_or_default();
+        let owner = revision.owner_references().iter().find(|o| o.controller == Some(true));
+        if let Some(owner) = owner {
+            self.workload(&namespace, &owner.name);
         }
     }
 }
@@ -185,8 +211,11 @@ pub fn start(options: &Options) -> (Context, Queue) {
         latest: Mutex::default(),
         namespace: options.namespace.clone(),
         told: Told::default(),
+        watched: Watches::default(),
+        asked: Asked::default(),
         schedules: Notify::new(),
         local: Mutex::default(),
+        nodes: OnceLock::new(),
         wake,
     };
     (context, queue)
@@ -204,7 +233,12 @@ fn watch_everywhere(
     // A workload becomes approved when an Upgrade ends: that is news for the ledger, too.
     let upgrade = move |u: &Upgrade, gone: bool| {
         wakes.index.note(u, gone);
-        wakes.one(&u.namespace().unwrap_or_default(), &u.name_any());
+        let namespace = u.namespace().unwrap_or_default();
+        wakes.one(&namespace, &u.name_any());
+        // Whoever waits for the workloads of one that ends is next.
+        if gone || u.status.as_ref().is_some_and(|s| s.phase.is_terminal()) {
+            targets(u).for_each(|t| wakes.workload(&namespace, &t.name));
+        }
         seeds.notify_one();
         if u.spec.held {
             holds.notify_one();
@@ -217,7 +251,7 @@ fn watch_everywhere(
     let (wakes, seeds) = here();
     let holds = held.clone();
     let deployment = move |d: &Deployment, _: bool| {
-        wakes.deployment(&d.namespace().unwrap_or_default(), &d.name_any());
+        wakes.workload(&d.namespace().unwrap_or_default(), &d.name_any());
         seeds.notify_one();
         if d.annotations().contains_key(HELD_ANNOTATION) {
             holds.notify_one();
@@ -242,10 +276,35 @@ fn watch_everywhere(
             deployment,
             everything(),
         ),
-        seed(client, writers.stateful_sets, ledger),
-        seed(client, writers.daemon_sets, ledger),
+        driven(client, writers.stateful_sets, prune_stateful_set, wake, ledger),
+        driven(client, writers.daemon_sets, prune_daemon_set, wake, ledger),
         seed(client, writers.cron_jobs, ledger),
     ]
+}
+
+/// A watch of workloads that Upgrades may be about.
+fn driven<K>(
+    client: &Client,
+    writer: Writer<K>,
+    prune: fn(&mut K),
+    wake: &Wake,
+    ledger: &Arc<Notify>,
+) -> AbortOnDropHandle<()>
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Watched,
+    K::DynamicType: Default + Eq + Hash + Clone + Send + Sync,
+{
+    let (wakes, seen) = (wake.clone(), ledger.clone());
+    let changed = move |object: &K, _: bool| {
+        wakes.workload(&object.namespace().unwrap_or_default(), &object.name_any());
+        seen.notify_one();
+    };
+    let (wakes, seen) = (wake.clone(), ledger.clone());
+    let listed = move || {
+        wakes.open(None);
+        seen.notify_one();
+    };
+    watch(Api::all(client.clone()), writer, prune, changed, listed)
 }
 
 /// A watch that only the ledger is interested in.
@@ -272,6 +331,8 @@ impl Context {
             self.upgrades.wait_until_ready(),
             self.approvals.wait_until_ready(),
             self.deployments.wait_until_ready(),
+            self.stateful_sets.wait_until_ready(),
+            self.daemon_sets.wait_until_ready(),
         );
     }
 
@@ -285,7 +346,21 @@ impl Context {
         );
     }
 
-    /// ReplicaSets and pods of a namespace, once they have been listed.
+    /// Nodes, once they have been listed. That one changes is no reason for a round: a pod comes
+    /// or goes with it.
+    pub async fn nodes(&self) -> &Store<Node> {
+        let (nodes, _) = self.nodes.get_or_init(|| {
+            let (nodes, writer) = store();
+            let wake = self.wake.clone();
+            let api = Api::all(self.client.clone());
+            (nodes, watch(api, writer, prune_node, |_: &Node, _| {}, move || wake.open(None)))
+        });
+        // Its end is the end of the process.
+        let _ = nodes.wait_until_ready().await;
+        nodes
+    }
+
+    /// ReplicaSets, revisions and pods of a namespace, once they have been listed.
     pub async fn local(&self, namespace: &str) -> Arc<Local> {
         let local = {
             let mut all = self.local.lock().unwrap_or_else(PoisonError::into_inner);
@@ -293,8 +368,32 @@ impl Context {
                 .or_insert_with(|| Arc::new(self.watch_local(namespace)))
                 .clone()
         };
-        let _ = tokio::join!(local.sets.wait_until_ready(), local.pods.wait_until_ready());
+        let _ = tokio::join!(
+            local.sets.wait_until_ready(),
+            local.revisions.wait_until_ready(),
+            local.pods.wait_until_ready()
+        );
         local
+    }
+
+    /// What puts one Upgrade into the queue.
+    pub fn waker(&self, namespace: &str, name: &str) -> impl Fn() + Send + 'static {
+        let (wake, namespace, name) = (self.wake.clone(), namespace.to_owned(), name.to_owned());
+        move || wake.one(&namespace, &name)
+    }
+
+    /// Remembers how new our own write is.
+    pub fn note<K: Resource>(&self, written: &K) {
+        if let Some(uid) = written.uid() {
+            let mut known = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(uid, version(written));
+        }
+    }
+
+    /// Remembers that we deleted something: whoever still sees it is behind.
+    pub fn note_gone(&self, uid: &str) {
+        let mut known = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(uid.to_owned(), u64::MAX);
     }
 
     /// Wakes every Upgrade that is not over: policies or namespaces changed.
@@ -315,6 +414,7 @@ impl Context {
 
     fn watch_local(&self, namespace: &str) -> Local {
         let (sets, set_writer) = store();
+        let (revisions, revision_writer) = store();
         let (pods, pod_writer) = store();
         let listed = || {
             let (wake, namespace) = (self.wake.clone(), namespace.to_owned());
@@ -328,7 +428,11 @@ impl Context {
         let first = watch(api, set_writer, prune_set, set, listed());
         let api = Api::namespaced(self.client.clone(), namespace);
         let second = watch(api, pod_writer, prune_pod, pod, listed());
-        Local { sets, pods, _tasks: [first, second] }
+        let wake = self.wake.clone();
+        let revision = move |r: &ControllerRevision, _: bool| wake.revision(r);
+        let api = Api::namespaced(self.client.clone(), namespace);
+        let third = watch(api, revision_writer, prune_revision, revision, listed());
+        Local { sets, revisions, pods, _tasks: [first, second, third] }
     }
 }
 
@@ -377,55 +481,4 @@ where
     K::DynamicType: Default,
 {
     watcher(api, watcher::Config::default()).default_backoff().modify(prune)
-}
-
-fn drop_noise<K: Resource>(object: &mut K) {
-    object.managed_fields_mut().clear();
-    object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
-}
-
-/// Of a Deployment's template only the images and labels matter.
-fn prune_deployment(deployment: &mut Deployment) {
-    // Of the owners of its fields only whether we are one.
-    let mut ours = std::mem::take(deployment.managed_fields_mut());
-    ours.retain(|f| f.manager.as_deref() == Some(FIELD_MANAGER));
-    for entry in &mut ours {
-        entry.fields_v1 = None;
-    }
-    drop_noise(deployment);
-    *deployment.managed_fields_mut() = ours;
-    let pod = deployment.spec.as_mut().and_then(|s| s.template.spec.as_mut());
-    if let Some(pod) = pod {
-        prune_containers(pod);
-        pod.volumes
-            .iter_mut()
-            .for_each(|v| v.retain(|v| v.image.is_some() || of_driver(v).is_some()));
-    }
-}
-
-/// Of a ReplicaSet's pods only the images matter.
-fn prune_set(set: &mut ReplicaSet) {
-    drop_noise(set);
-    let pod = set.spec.as_mut().and_then(|s| s.template.as_mut()).and_then(|t| t.spec.as_mut());
-    if let Some(pod) = pod {
-        prune_containers(pod);
-        pod.volumes = None;
-    }
-}
-
-/// Of a pod only its readiness and its containers' troubles matter.
-fn prune_pod(pod: &mut Pod) {
-    drop_noise(pod);
-    pod.spec = None;
-}
-
-fn prune_containers(pod: &mut k8s_openapi::api::core::v1::PodSpec) {
-    let all = pod.containers.iter_mut().chain(pod.init_containers.iter_mut().flatten());
-    for container in all {
-        *container = k8s_openapi::api::core::v1::Container {
-            name: std::mem::take(&mut container.name),
-            image: container.image.take(),
-            ..k8s_openapi::api::core::v1::Container::default()
-        };
-    }
 }
