@@ -1,9 +1,13 @@
 //! The command line as clap types, and nothing else. `lower` turns them into something checked.
 
+mod beside;
+mod blue_green;
 mod break_glass;
 mod common;
 mod governance;
 
+pub use beside::BesideArgs;
+pub use blue_green::BlueGreenArgs;
 pub use break_glass::BreakGlassArgs;
 pub use common::{Color, Connection, DryRun, Format, OutputArgs};
 pub use governance::{
@@ -69,6 +73,8 @@ pub enum Command {
     Abort(NameArgs),
     /// Start an Upgrade over that failed or was taken back
     Retry(NameArgs),
+    /// Take Upgrades back, and wait until nothing of ours is left on what they touched
+    Release(ReleaseArgs),
     /// Change images without an Upgrade, in an emergency: time-limited, reasoned and recorded
     BreakGlass(BreakGlassArgs),
     /// Show where an Upgrade is, why it waits, and the next command
@@ -124,12 +130,15 @@ pub struct ChangeArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "How it changes")]
 pub struct StrategyArgs {
-    /// Each workload's own rolling update, or weight by weight [default: rolling, or canary with --steps]
+    /// How each workload gets there [default: rolling; canary with --steps; blueGreen with --active-service]
     #[arg(long, value_enum, value_name = "STRATEGY")]
     pub strategy: Option<StrategyName>,
-    /// Steps of a canary: weights in percent, `pause`, `pause:5m` [default: 10,pause,50,pause,100]
+    /// Steps of a canary: weights in percent, `pause`, `pause:5m`, `analysis:TEMPLATE` [default: 10,pause,50,pause,100]
     #[arg(long, value_name = "STEPS")]
     pub steps: Option<String>,
+    /// How a Service is switched.
+    #[command(flatten)]
+    pub blue_green: BlueGreenArgs,
     /// Name of the Upgrade [default: from the workload and the version]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
@@ -145,6 +154,9 @@ pub struct StrategyArgs {
     /// Stand still instead of going back when new pods fail
     #[arg(long)]
     pub no_auto_rollback: bool,
+    /// What runs before it, and what the new pods are asked.
+    #[command(flatten)]
+    pub beside: BesideArgs,
 }
 
 /// Strategies.
@@ -154,6 +166,9 @@ pub enum StrategyName {
     Rolling,
     /// Weight by weight, in place, with pauses
     Canary,
+    /// All new pods beside the old ones, then a Service is switched to them
+    #[value(name = "blueGreen", alias = "blue-green", alias = "bluegreen")]
+    BlueGreen,
 }
 
 /// What becomes of an upgrade whose window shuts
@@ -199,6 +214,10 @@ pub struct PlanArgs {
   # Whatever differs between the cluster and the manifests of the next release
   kubectl upgrade start -f release/ -R --reason 'release 42'
 
+  # A migration first; then the new pods are asked after each step
+  kubectl upgrade start deploy/web --to v2 --health-port 8080 --health-path /healthz \\
+    --migrate-image repo/web-migrations:v2 -- migrate up
+
   # In a pipeline: wait for the end, at most an hour
   kubectl upgrade start deploy/web --to v2 --wait --timeout 1h")]
 pub struct StartArgs {
@@ -232,6 +251,32 @@ pub struct NameArgs {
     #[arg(value_name = "NAME")]
     pub name: String,
     /// Print what would change, without (client) or with (server) asking the server to check it
+    #[arg(long, value_enum, default_value_t = DryRun::None, default_missing_value = "client", num_args = 0..=1, require_equals = true, value_name = "WHERE")]
+    pub dry_run: DryRun,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `release`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl upgrade release web-v2
+  kubectl upgrade release --all -A && kubectl upgrade uninstall")]
+pub struct ReleaseArgs {
+    /// Names of Upgrades
+    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+    pub names: Vec<String>,
+    /// Every Upgrade that is not over
+    #[arg(long)]
+    pub all: bool,
+    /// In every namespace
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// How long to wait for all of them, for instance 10m; 0 is no limit
+    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    pub timeout: String,
+    /// Print what would be taken back, without (client) or with (server) asking the server to check it
     #[arg(long, value_enum, default_value_t = DryRun::None, default_missing_value = "client", num_args = 0..=1, require_equals = true, value_name = "WHERE")]
     pub dry_run: DryRun,
     /// How to print.

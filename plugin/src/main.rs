@@ -62,6 +62,7 @@ fn format(command: &Command) -> Option<Format> {
             a.output.output
         }
         Command::Promote(a) => a.base.output.output,
+        Command::Release(a) => a.output.output,
         Command::Status(a) => a.output.output,
         Command::Explain(a) => a.output.output,
         Command::Windows(a) => a.output.output,

@@ -234,9 +234,8 @@ fn summary(upgrade: &Upgrade, plan_hash: &str) -> String {
         let _ = writeln!(text, "Reason:       {reason}");
     }
     for (index, stage) in upgrade.spec.stages.iter().enumerate() {
-        let strategy =
-            describe::strategy(upgrade, index).map(describe::strategy_text).unwrap_or_default();
-        let _ = writeln!(text, "Stage {}:      {}, {strategy}", index + 1, stage.name);
+        let does = crate::output::stage::text(stage);
+        let _ = writeln!(text, "Stage {}:      {}, {does}", index + 1, stage.name);
     }
     let rollback = upgrade.spec.auto_rollback.clone().unwrap_or_default();
     let _ = writeln!(

@@ -178,6 +178,7 @@ fn standing(upgrade: &Upgrade, view: &View<'_>) -> (&'static str, bool, Vec<Stri
         Phase::Paused => match describe::resting(upgrade) {
             // It goes on by itself; nobody holds it any more than its own steps do.
             Some(Rest::Timed) => ("Resting", true, vec![line("promote")]),
+            Some(Rest::UntilApproved) => ("AwaitingApproval", true, vec![approve(upgrade)]),
             _ => ("Paused", true, vec![line("promote")]),
         },
         Phase::Degraded => ("Degraded", true, vec![line("abort"), line("retry")]),
@@ -189,6 +190,16 @@ fn standing(upgrade: &Upgrade, view: &View<'_>) -> (&'static str, bool, Vec<Stri
         }
         Phase::Pending | Phase::Progressing => ("NotHeld", false, vec![]),
     }
+}
+
+/// The command that approves the step it rests at.
+fn approve(upgrade: &Upgrade) -> String {
+    let now = status(upgrade);
+    let at = usize::try_from(now.current_stage_index).unwrap_or(0);
+    let stage = upgrade.spec.stages.get(at).map(|s| s.name.as_str()).unwrap_or_default();
+    let (name, namespace) = (upgrade.name_any(), upgrade.namespace().unwrap_or_default());
+    let step = now.current_step_index;
+    format!("kubectl upgrade approve {name} --stage {stage} --step {step} -n {namespace}")
 }
 
 /// The time at which the last of the gates that open by themselves has opened; where one waits for

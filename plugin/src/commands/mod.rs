@@ -11,6 +11,7 @@ mod list;
 mod manifests;
 mod matrix;
 mod plan;
+mod release;
 mod start;
 mod status;
 mod steer;
@@ -47,6 +48,7 @@ pub async fn run(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
         | Command::Resume(_)
         | Command::Abort(_)
         | Command::Retry(_)
+        | Command::Release(_)
         | Command::Promote(_) => Box::pin(steering(cli, printer)).await,
         Command::BreakGlass(args) => {
             let asked = lower::break_glass(args)?;
@@ -94,6 +96,10 @@ async fn steering(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
             lower::named(&args.base)?;
             let verb = steer::Verb::Promote { full: args.full };
             steer::run(&session().await?, printer, verb, &args.base).await
+        }
+        Command::Release(args) => {
+            let timeout = release::lower(args)?;
+            release::run(&session().await?, printer, args, &timeout).await
         }
         _ => Ok(Exit::Done),
     }

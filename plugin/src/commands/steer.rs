@@ -163,6 +163,11 @@ fn promote(upgrade: &Upgrade, full: bool) -> Result<Order, Refusal> {
         }
         (Some(Rest::Timed), _, false) => "it goes on now and does not wait for the time to pass",
         (Some(Rest::UntilPromoted), _, false) => "it goes on to the next step",
+        (Some(Rest::UntilApproved), _, false) => {
+            let what = "this pause waits for an approval, and a promotion is none: \
+                        `kubectl upgrade approve NAME --stage STAGE --step STEP`";
+            return Err(senseless(upgrade, what));
+        }
         (None, Phase::Progressing, false) => {
             let what =
                 "it moves, and does not rest at a pause step (`--full` releases those to come)";

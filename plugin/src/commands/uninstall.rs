@@ -86,7 +86,7 @@ fn nothing_in_flight(
         return Ok(());
     }
     Err(Refusal::blocked("UpgradesInFlight", text)
-        .hint("wait for them, or take them back: kubectl upgrade abort NAME -n NAMESPACE")
+        .hint("wait for them, or take all of them back: kubectl upgrade release --all -A")
         .hint("--force goes on, and leaves their workloads as they stand")
         .into())
 }

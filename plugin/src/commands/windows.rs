@@ -74,6 +74,7 @@ pub fn lower(args: &WindowsArgs) -> Result<Question, Refusal> {
         },
         strategy: match args.strategy {
             Some(Asked::Canary) => StrategyName::Canary,
+            Some(Asked::BlueGreen) => StrategyName::BlueGreen,
             _ => StrategyName::Rolling,
         },
     })

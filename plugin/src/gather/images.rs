@@ -1,16 +1,14 @@
 //! Which image of which container: from `--image` and from `--to`.
 
-use super::live::deployments;
+use super::live;
 use crate::client::Session;
 use crate::lower::{Container, Reference};
 use crate::output::Refusal;
 use crate::output::hint::nearest;
-use k8s_openapi::api::apps::v1::Deployment;
-use kube::ResourceExt;
 use std::collections::BTreeSet;
 use upgrade_core::api::upgrade::ImageChange;
 use upgrade_core::image::{self, Image};
-use upgrade_core::plan::{Autoscaler, Workload};
+use upgrade_core::plan::{Autoscaler, Live, Workload};
 
 /// A container of a live workload.
 struct Running {
@@ -19,9 +17,8 @@ struct Running {
     init: bool,
 }
 
-fn running(live: &Deployment) -> Vec<Running> {
-    let pod = live.spec.as_ref().and_then(|s| s.template.spec.as_ref());
-    let Some(pod) = pod else { return Vec::new() };
+fn running(live: &Live) -> Vec<Running> {
+    let Some(pod) = live.pod() else { return Vec::new() };
     let main = pod.containers.iter().map(|c| (c, false));
     let init = pod.init_containers.iter().flatten().map(|c| (c, true));
     main.chain(init)
@@ -33,7 +30,7 @@ fn running(live: &Deployment) -> Vec<Running> {
         .collect()
 }
 
-fn workload(live: Deployment, images: Vec<ImageChange>) -> Workload {
+fn workload(live: Live, images: Vec<ImageChange>) -> Workload {
     Workload { live, images, autoscaler: Autoscaler::None }
 }
 
@@ -51,7 +48,7 @@ pub async fn by_container(
     references: &[Reference],
     wanted: &[Container],
 ) -> Result<Vec<Workload>, Refusal> {
-    let live = deployments(session, references).await?;
+    let live = live::workloads(session, references).await?;
     let mut workloads = Vec::new();
     let mut used = BTreeSet::new();
     for deployment in live {
@@ -79,14 +76,14 @@ pub async fn by_container(
     Ok(workloads)
 }
 
-fn no_such_container(live: &Deployment, want: Option<&Container>, running: &[Running]) -> Refusal {
+fn no_such_container(live: &Live, want: Option<&Container>, running: &[Running]) -> Refusal {
     let want = want.map(|c| c.name.as_str()).unwrap_or_default();
     let names: Vec<&str> = running.iter().map(|c| c.name.as_str()).collect();
     let refusal = Refusal::new(
         "NoSuchContainer",
         format!(
-            "--image: deploy/{} has no container `{want}`; it has {}",
-            live.name_any(),
+            "--image: {} has no container `{want}`; it has {}",
+            live.reference(),
             names.join(", ")
         ),
     );
@@ -102,8 +99,8 @@ pub async fn by_tag(
     references: &[Reference],
     tag: &str,
 ) -> Result<Vec<Workload>, Refusal> {
-    let live = deployments(session, references).await?;
-    let all: Vec<(Deployment, Vec<Running>)> = live
+    let live = live::workloads(session, references).await?;
+    let all: Vec<(Live, Vec<Running>)> = live
         .into_iter()
         .map(|d| {
             let r = running(&d);
@@ -124,7 +121,7 @@ pub async fn by_tag(
 }
 
 /// The one tag that a container of every workload has.
-fn common_tag(all: &[(Deployment, Vec<Running>)]) -> Option<String> {
+fn common_tag(all: &[(Live, Vec<Running>)]) -> Option<String> {
     let tags = |running: &[Running]| -> BTreeSet<String> {
         running.iter().filter(|c| !c.init).filter_map(|c| tag_of(&c.image)).collect()
     };
@@ -139,7 +136,7 @@ fn tag_of(image: &str) -> Option<String> {
 }
 
 fn carriers<'a>(
-    live: &Deployment,
+    live: &Live,
     running: &'a [Running],
     common: Option<&str>,
 ) -> Result<Vec<&'a Running>, Refusal> {
@@ -161,9 +158,9 @@ fn carriers<'a>(
     Err(Refusal::new(
         "AmbiguousContainer",
         format!(
-            "--to: deploy/{} has several containers with different tags, and no one tag that all \
+            "--to: {} has several containers with different tags, and no one tag that all \
              workloads share: {}",
-            live.name_any(),
+            live.reference(),
             listed.join(", ")
         ),
     )
@@ -182,18 +179,20 @@ fn retag(image: &str, tag: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::apps::v1::Deployment;
     use serde_json::json;
 
-    fn pair(name: &str, containers: &[(&str, &str)]) -> (Deployment, Vec<Running>) {
+    fn pair(name: &str, containers: &[(&str, &str)]) -> (Live, Vec<Running>) {
         let list: Vec<_> = containers.iter().map(|(n, i)| json!({"name": n, "image": i})).collect();
         let live: Deployment = serde_json::from_value(json!({"metadata": {"name": name},
             "spec": {"selector": {}, "template": {"spec": {"containers": list}}}}))
         .expect("a Deployment");
+        let live = Live::from(live);
         let running = running(&live);
         (live, running)
     }
 
-    fn chosen(all: &[(Deployment, Vec<Running>)]) -> Result<Vec<String>, String> {
+    fn chosen(all: &[(Live, Vec<Running>)]) -> Result<Vec<String>, String> {
         let common = common_tag(all);
         let mut names = Vec::new();
         for (live, running) in all {

@@ -6,44 +6,61 @@ use crate::lower::Reference;
 use crate::output::Refusal;
 use crate::output::hint::nearest;
 use futures::{StreamExt, TryStreamExt, stream};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use kube::ResourceExt;
 use kube::api::{Api, ListParams};
-use upgrade_core::plan::{Autoscaler, Workload};
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use upgrade_core::api::WorkloadKind;
+use upgrade_core::plan::{Autoscaler, Live, Workload};
 
 /// Requests under way at once.
 const AT_ONCE: usize = 8;
 
-/// Reads the Deployments; one that is not there is an error that names its neighbours.
-pub async fn deployments(
-    session: &Session,
-    references: &[Reference],
-) -> Result<Vec<Deployment>, Refusal> {
-    let api: Api<Deployment> = Api::namespaced(session.client.clone(), &session.namespace);
-    let one = |reference: Reference| {
-        let api = api.clone();
-        async move {
-            match api.get_opt(&reference.name).await {
-                Ok(Some(found)) => Ok(found),
-                Ok(None) => Err(missing(session, &api, &reference.name).await),
-                Err(error) => Err(explain(session, &error)),
-            }
+/// Reads the workloads; one that is not there is an error that names its neighbours.
+pub async fn workloads(session: &Session, references: &[Reference]) -> Result<Vec<Live>, Refusal> {
+    let one = |reference: Reference| async move {
+        let name = &reference.name;
+        match reference.kind {
+            WorkloadKind::StatefulSet => get::<StatefulSet>(session, reference.kind, name).await,
+            WorkloadKind::DaemonSet => get::<DaemonSet>(session, reference.kind, name).await,
+            _ => get::<Deployment>(session, reference.kind, name).await,
         }
     };
     stream::iter(references.to_vec()).map(one).buffered(AT_ONCE).try_collect().await
 }
 
-async fn missing(session: &Session, api: &Api<Deployment>, name: &str) -> Refusal {
-    let place = &session.namespace;
-    let refusal = Refusal::new("NoSuchWorkload", format!("no deploy/{name} in namespace {place}"));
+async fn get<K>(session: &Session, kind: WorkloadKind, name: &str) -> Result<Live, Refusal>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Into<Live>,
+{
+    let api: Api<K> = Api::namespaced(session.client.clone(), &session.namespace);
+    match api.get_opt(name).await {
+        Ok(Some(found)) => Ok(found.into()),
+        Ok(None) => Err(missing(session, &api, kind, name).await),
+        Err(error) => Err(explain(session, &error)),
+    }
+}
+
+async fn missing<K>(session: &Session, api: &Api<K>, kind: WorkloadKind, name: &str) -> Refusal
+where
+    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let (place, short) = (&session.namespace, kind.short());
+    let refusal = Refusal::new("NoSuchWorkload", format!("no {short}/{name} in namespace {place}"));
     let all = api.list_metadata(&ListParams::default().limit(500)).await;
-    let names: Vec<String> =
-        all.map(|l| l.items.iter().map(ResourceExt::name_any).collect()).unwrap_or_default();
+    let names: Vec<String> = all
+        .map(|l| l.items.into_iter().filter_map(|o| o.metadata.name).collect())
+        .unwrap_or_default();
     match nearest(name, names.iter().map(String::as_str)) {
-        Some(near) => refusal.hint(format!("did you mean deploy/{near}?")),
+        Some(near) => refusal.hint(format!("did you mean {short}/{near}?")),
         None => refusal
-            .hint(format!("kubectl get deploy -n {place}; another namespace is given with -n")),
+            .hint(format!("kubectl get {short} -n {place}; another namespace is given with -n")),
     }
 }
 
@@ -58,10 +75,10 @@ pub async fn autoscalers(session: &Session, workloads: &mut [Workload]) {
         return;
     };
     for workload in workloads {
-        let name = workload.live.name_any();
+        let (kind, name) = (workload.live.kind(), workload.live.name_any());
         let found = all.items.iter().find(|h| {
             let scaled = &h.spec.scale_target_ref;
-            scaled.kind == "Deployment" && scaled.name == name
+            scaled.kind == kind.as_str() && scaled.name == name
         });
         if let Some(hpa) = found {
             workload.autoscaler = Autoscaler::Named(hpa.name_any());

@@ -67,7 +67,7 @@ pub async fn compare(
     Ok(found)
 }
 
-/// Without a flag, the one namespace that all Deployments of the manifests name is meant.
+/// Without a flag, the one namespace that all workloads of the manifests name is meant.
 fn choose_namespace(session: &mut Session, objects: &[(ObjectId, Value)]) {
     if session.namespace_given {
         return;
@@ -147,7 +147,7 @@ fn sort_in(
         leave("is not there yet", Vec::new());
         return Ok(());
     };
-    if !id.is_carried() {
+    let Some(kind) = id.carried_kind() else {
         let mut paths = other;
         paths.extend(images.into_iter().map(|c| upgrade_core::plan::Difference {
             path: format!("image of {}", c.container),
@@ -156,7 +156,7 @@ fn sort_in(
         }));
         leave("differs", paths);
         return Ok(());
-    }
+    };
     // On their own line, for they are never in the way.
     let (scale, other): (Vec<_>, Vec<_>) =
         other.into_iter().partition(|d| d.path == "spec.replicas");
@@ -177,8 +177,9 @@ fn sort_in(
         return Err(Refusal::new("OtherNamespace", message)
             .hint(format!("make one Upgrade for each namespace: -n {elsewhere}")));
     }
-    let live = serde_json::from_value(live.unwrap_or_default())
-        .map_err(|e| Refusal::new("InternalError", format!("{id}: {e}")))?;
-    found.workloads.push(Workload { live, images, autoscaler: Autoscaler::None });
+    if let Some(live) = upgrade_core::plan::Live::read(kind, live.unwrap_or_default()) {
+        let live = live.map_err(|e| Refusal::new("InternalError", format!("{id}: {e}")))?;
+        found.workloads.push(Workload { live, images, autoscaler: Autoscaler::None });
+    }
     Ok(())
 }

@@ -101,6 +101,8 @@ async fn finish(
         auto_rollback: intent.auto_rollback.clone(),
         not_before: intent.not_before.clone(),
         window_overrun: intent.window_overrun,
+        before: intent.before.clone(),
+        health_checks: intent.health_checks.clone(),
         workloads,
     };
     Ok(plan(request))

@@ -6,7 +6,7 @@ use crate::output::Refusal;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
-use upgrade_core::api::{GOVERNED_LABEL, Upgrade};
+use upgrade_core::api::{GOVERNED_LABEL, Upgrade, WorkloadKind};
 use upgrade_core::plan::{Notice, Plan, Severity, build};
 
 /// Upgrades of the namespace; also tells whether the product is installed.
@@ -29,7 +29,7 @@ pub fn rivals(plan: &Plan, existing: &[Upgrade]) -> Result<(), Refusal> {
         let phase = status(other).phase;
         let refusal = Refusal::new(
             "UpgradeInFlight",
-            format!("deploy/{shared} is in Upgrade {name} already ({phase})"),
+            format!("{}/{} is in Upgrade {name} already ({phase})", shared.0.short(), shared.1),
         );
         return Err(refusal
             .hint(format!("see where it is: kubectl upgrade status {name} -n {place}"))
@@ -38,9 +38,9 @@ pub fn rivals(plan: &Plan, existing: &[Upgrade]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn targets(spec: &upgrade_core::api::UpgradeSpec) -> Vec<&str> {
+fn targets(spec: &upgrade_core::api::UpgradeSpec) -> Vec<(WorkloadKind, &str)> {
     let stages = spec.stages.iter().filter_map(|s| s.workloads.as_ref());
-    stages.flat_map(|w| &w.targets).map(|t| t.name.as_str()).collect()
+    stages.flat_map(|w| &w.targets).map(|t| (t.kind, t.name.as_str())).collect()
 }
 
 /// What to do about the name of the plan.

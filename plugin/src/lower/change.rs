@@ -72,7 +72,11 @@ pub fn lower(args: &ChangeArgs) -> Result<Change, Refusal> {
     let workloads = args.workloads.iter().map(|w| reference(w)).collect::<Result<Vec<_>, _>>()?;
     let mut seen = BTreeSet::new();
     if let Some(twice) = workloads.iter().find(|w| !seen.insert(*w)) {
-        return Err(Refusal::usage(format!("deploy/{} is named twice", twice.name)));
+        return Err(Refusal::usage(format!(
+            "{}/{} is named twice",
+            twice.kind.short(),
+            twice.name
+        )));
     }
     match &args.to {
         Some(tag) => Ok(Change::Tag { workloads, tag: checked_tag(tag)? }),
@@ -145,16 +149,20 @@ pub fn reference(text: &str) -> Result<Reference, Refusal> {
         return Err(Refusal::usage(format!("`{text}`: `{name}` is not a valid object name")));
     }
     let base = kind.to_ascii_lowercase();
-    match base.split('.').next().unwrap_or_default() {
-        "deploy" | "deployment" | "deployments" => {
-            Ok(Reference { kind: WorkloadKind::Deployment, name: name.to_owned() })
+    let kind = match base.split('.').next().unwrap_or_default() {
+        "deploy" | "deployment" | "deployments" => WorkloadKind::Deployment,
+        "sts" | "statefulset" | "statefulsets" => WorkloadKind::StatefulSet,
+        "ds" | "daemonset" | "daemonsets" => WorkloadKind::DaemonSet,
+        "rs" | "replicaset" | "replicasets" | "cronjob" | "cronjobs" | "cj" | "job" | "jobs"
+        | "pod" | "pods" | "po" => {
+            return Err(Refusal::usage(format!(
+                "`{text}`: an Upgrade is of Deployments, StatefulSets and DaemonSets, of no {kind}"
+            )));
         }
-        "sts" | "statefulset" | "statefulsets" | "ds" | "daemonset" | "daemonsets" | "rs"
-        | "replicaset" | "replicasets" | "cronjob" | "cronjobs" | "cj" | "job" | "jobs" | "pod"
-        | "pods" | "po" => Err(Refusal::usage(format!(
-            "`{text}`: this version upgrades Deployments only, no {kind}"
-        ))),
-        _ => Err(Refusal::usage(format!("`{text}`: `{kind}` is no kind of workload"))
-            .hint("Deployments are written deploy/NAME")),
-    }
+        _ => {
+            return Err(Refusal::usage(format!("`{text}`: `{kind}` is no kind of workload"))
+                .hint("workloads are written deploy/NAME, sts/NAME or ds/NAME"));
+        }
+    };
+    Ok(Reference { kind, name: name.to_owned() })
 }

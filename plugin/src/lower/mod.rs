@@ -1,5 +1,7 @@
 //! From flags to something that can be done: every flag is checked here, before the first request.
 
+mod beside;
+mod blue_green;
 mod break_glass;
 mod change;
 mod duration;
@@ -21,7 +23,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
 use upgrade_core::api::Phase;
 use upgrade_core::api::upgrade::{
-    AutoRollback, Canary, OnFailure, Rolling, Strategy, WindowOverrun,
+    AutoRollback, Canary, HealthCheck, JobStage, OnFailure, Rolling, Strategy, WindowOverrun,
 };
 
 /// What is asked for when no steps are given.
@@ -36,6 +38,10 @@ pub struct Intent {
     pub strategy: Strategy,
     /// When it is taken back by itself.
     pub auto_rollback: Option<AutoRollback>,
+    /// The Job that runs before anything changes.
+    pub before: Option<JobStage>,
+    /// What the new pods are asked after each step.
+    pub health_checks: Vec<HealthCheck>,
     /// When it may start at the earliest.
     pub not_before: Option<Time>,
     /// What becomes of it when its window shuts.
@@ -64,10 +70,22 @@ pub fn intent(change: &ChangeArgs, args: &StrategyArgs) -> Result<Intent, Refusa
     if let Some(name) = &args.name {
         upgrade_name(name, "--name")?;
     }
+    let (change, strategy) = (change::lower(change)?, strategy(args)?);
+    if let (Change::Images { workloads, .. } | Change::Tag { workloads, .. }, Some(settings)) =
+        (&change, &strategy.blue_green)
+        && workloads.len() > 1
+    {
+        return Err(Refusal::usage(format!(
+            "blueGreen takes one workload: Service {} has the pods of one; start an Upgrade for each",
+            settings.active_service
+        )));
+    }
     Ok(Intent {
-        change: change::lower(change)?,
-        strategy: strategy(args)?,
+        change,
+        strategy,
         auto_rollback: auto_rollback(args)?,
+        before: beside::before(&args.beside)?,
+        health_checks: beside::health_checks(&args.beside)?,
         not_before: not_before(args.not_before.as_deref())?,
         window_overrun: args.window_overrun.map(|o| match o {
             Overrun::FinishStep => WindowOverrun::FinishStep,
@@ -100,16 +118,30 @@ fn not_before(text: Option<&str>) -> Result<Option<Time>, Refusal> {
 }
 
 fn strategy(args: &StrategyArgs) -> Result<Strategy, Refusal> {
-    match (args.strategy, &args.steps) {
+    let flag = blue_green::given(&args.blue_green);
+    let implied = args.blue_green.active_service.is_some() && args.steps.is_none();
+    match (args.strategy.or_else(|| implied.then_some(StrategyName::BlueGreen)), &args.steps) {
         (Some(StrategyName::Rolling), Some(_)) => Err(Refusal::usage(
             "--steps belongs to --strategy canary; the rolling strategy has no steps",
         )),
+        (Some(StrategyName::BlueGreen), Some(_)) => Err(Refusal::usage(
+            "--steps belongs to --strategy canary; blueGreen switches all clients at once",
+        )),
+        (Some(StrategyName::BlueGreen), None) => {
+            let settings = blue_green::lower(&args.blue_green)?;
+            Ok(Strategy { blue_green: Some(settings), ..Strategy::default() })
+        }
+        _ if flag.is_some() => Err(Refusal::usage(format!(
+            "{} belongs to --strategy blueGreen",
+            flag.unwrap_or_default()
+        ))),
         (Some(StrategyName::Rolling) | None, None) => {
-            Ok(Strategy { rolling: Some(Rolling::default()), canary: None })
+            Ok(Strategy { rolling: Some(Rolling::default()), ..Strategy::default() })
         }
         (_, text) => {
             let steps = steps(text.as_deref().unwrap_or(DEFAULT_STEPS))?;
-            Ok(Strategy { rolling: None, canary: Some(Canary { steps }) })
+            let canary = Some(Canary { steps, ..Canary::default() });
+            Ok(Strategy { canary, ..Strategy::default() })
         }
     }
 }
@@ -125,7 +157,11 @@ fn auto_rollback(args: &StrategyArgs) -> Result<Option<AutoRollback>, Refusal> {
         return Ok(None);
     }
     Ok(Some(AutoRollback {
-        on_failure: OnFailure { health_check_failure: !args.no_auto_rollback },
+        on_failure: OnFailure {
+            health_check_failure: !args.no_auto_rollback,
+            analysis_failure: !args.no_auto_rollback,
+            error_threshold: None,
+        },
         on_timeout: args.on_timeout.clone(),
     }))
 }

@@ -1,7 +1,8 @@
-//! The short form of canary steps: `10,pause,50,pause:5m,100`.
+//! The short form of canary steps: `10,pause,50,pause:5m,75,analysis:success-rate,pause:approval,100`.
 
 use super::duration;
 use crate::output::Refusal;
+use upgrade_core::api::analysis::{AnalysisRef, TemplateRef};
 use upgrade_core::api::upgrade::{CanaryStep, Pause};
 
 /// Most steps that the API takes.
@@ -19,6 +20,10 @@ pub fn steps(text: &str) -> Result<Vec<CanaryStep>, Refusal> {
         let step = match word.split_once(':') {
             _ if word.is_empty() => return Err(bad(format!("an empty step in `{text}`"))),
             None if word == "pause" => pause(None),
+            Some(("pause", "approval")) => CanaryStep {
+                pause: Some(Pause { duration: None, until_approval: true }),
+                ..CanaryStep::default()
+            },
             Some(("pause", length)) => {
                 let span = duration(length, "--steps")?;
                 if span.limit.is_none() {
@@ -28,6 +33,7 @@ pub fn steps(text: &str) -> Result<Vec<CanaryStep>, Refusal> {
                 let unit = length.ends_with(|c: char| c.is_ascii_digit());
                 pause(Some(if unit { format!("{length}s") } else { length.to_owned() }))
             }
+            Some(("analysis", template)) => analysis(template).map_err(bad)?,
             _ => weight(word, &mut last).map_err(bad)?,
         };
         steps.push(step);
@@ -44,14 +50,28 @@ pub fn steps(text: &str) -> Result<Vec<CanaryStep>, Refusal> {
 }
 
 fn pause(duration: Option<String>) -> CanaryStep {
-    CanaryStep { set_weight: None, pause: Some(Pause { duration }) }
+    CanaryStep { pause: Some(Pause { duration, until_approval: false }), ..CanaryStep::default() }
+}
+
+/// An analysis by one template whose arguments all have values.
+fn analysis(template: &str) -> Result<CanaryStep, String> {
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    if template.is_empty() || !template.chars().all(fine) {
+        return Err(format!("`{template}` is not the name of an AnalysisTemplate"));
+    }
+    let template = TemplateRef { template_name: template.to_owned(), cluster_scope: None };
+    let asked = AnalysisRef { templates: vec![template], ..AnalysisRef::default() };
+    Ok(CanaryStep { analysis: Some(asked), ..CanaryStep::default() })
 }
 
 fn weight(word: &str, last: &mut i32) -> Result<CanaryStep, String> {
     let number = word.strip_suffix('%').unwrap_or(word).trim();
-    let weight: i32 = number
-        .parse()
-        .map_err(|_| format!("`{word}` is neither a weight nor `pause` nor `pause:DURATION`"))?;
+    let weight: i32 = number.parse().map_err(|_| {
+        format!(
+            "`{word}` is neither a weight nor `pause`, `pause:DURATION`, `pause:approval` or \
+             `analysis:TEMPLATE`"
+        )
+    })?;
     if !(1..=100).contains(&weight) {
         return Err(format!("weight {weight} is not a percentage from 1 to 100"));
     }
@@ -62,5 +82,5 @@ fn weight(word: &str, last: &mut i32) -> Result<CanaryStep, String> {
         ));
     }
     *last = weight;
-    Ok(CanaryStep { set_weight: Some(weight), pause: None })
+    Ok(CanaryStep { set_weight: Some(weight), ..CanaryStep::default() })
 }

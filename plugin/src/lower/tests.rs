@@ -44,6 +44,9 @@ fn steps_have_a_short_form() {
         })
         .collect();
     assert_eq!(text, ["10", "p", "50", "p5m", "p30s", "100"]);
+    let got = steps("10,analysis:success-rate").expect("valid");
+    let asked = got[1].analysis.as_ref().expect("an analysis");
+    assert_eq!(asked.templates[0].template_name, "success-rate");
 }
 
 #[test]
@@ -60,6 +63,7 @@ fn bad_steps_name_the_flag_and_the_step() {
         ("10,pause:0", "rests for no time"),
         ("pause,10", "the first step is a pause"),
         ("1.5", "`1.5` is neither"),
+        ("10,analysis:No One", "`No One` is not the name of an AnalysisTemplate"),
     ] {
         let refusal = steps(text).expect_err(text);
         assert!(refusal.message.contains(part), "{text}: {}", refusal.message);
@@ -74,7 +78,7 @@ fn what_is_to_change_is_checked_before_any_request() {
     for (line, part) in [
         ("", "nothing to upgrade"),
         ("web --to v2", "`web` is not TYPE/NAME"),
-        ("sts/db --to v2", "Deployments only"),
+        ("cronjob/db --to v2", "of no cronjob"),
         ("service/web --to v2", "`service` is no kind of workload"),
         ("deploy/Web --to v2", "`Web` is not a valid object name"),
         ("deploy/web", "what should they run?"),
@@ -151,5 +155,56 @@ fn durations_are_those_of_the_api() {
     }
     for text in ["", "s", "5x", "-1s", "1.5h", "5m3", "m5"] {
         assert_eq!(read(text), None, "{text}");
+    }
+}
+
+#[test]
+fn blue_green_is_checked_before_any_request() {
+    let base = "k start deploy/web --to v2";
+    let settings = |more: &str| {
+        lowered(&format!("{base} {more}")).expect(more).strategy.blue_green.expect("blueGreen")
+    };
+    let plain = settings("--strategy blueGreen --active-service web");
+    assert_eq!((plain.preview().0.as_str(), plain.scale_down_delay_seconds), ("web-preview", 30));
+    let set = settings(
+        "--active-service web --preview-service next --auto-promotion=false --scale-down-delay 5m \
+         --preview-replicas 2",
+    );
+    assert!(!set.auto_promotion_enabled);
+    assert_eq!((set.scale_down_delay_seconds, set.preview_replica_count), (300, Some(2)));
+    assert_eq!(
+        settings("--active-service web --auto-promotion-delay 90").auto_promotion_seconds,
+        Some(90)
+    );
+    for (more, part) in [
+        ("--strategy blueGreen", "needs --active-service NAME"),
+        (
+            "--strategy blue-green --active-service svc/web",
+            "`svc/web` is not the name of a Service",
+        ),
+        ("--active-service web --preview-service web", "`web` is the active Service"),
+        ("--active-service web --steps 10", "--active-service belongs to --strategy blueGreen"),
+        (
+            "--strategy blueGreen --active-service web --steps 10",
+            "--steps belongs to --strategy canary",
+        ),
+        (
+            "--strategy rolling --scale-down-delay 5s",
+            "--scale-down-delay belongs to --strategy blueGreen",
+        ),
+        ("--preview-replicas 2", "--preview-replicas belongs to --strategy blueGreen"),
+        ("--active-service web --scale-down-delay 1500ms", "not a number of whole seconds"),
+        (
+            "--active-service web --scale-down-delay soon",
+            "--scale-down-delay: `soon` is not a duration",
+        ),
+        (
+            "--active-service web --auto-promotion=false --auto-promotion-delay 1m",
+            "does nothing with --auto-promotion=false",
+        ),
+        ("deploy/api --active-service web", "blueGreen takes one workload"),
+    ] {
+        let message = refused(&format!("{base} {more}"));
+        assert!(message.contains(part), "{more}: {message}");
     }
 }

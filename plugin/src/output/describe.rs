@@ -3,8 +3,11 @@
 use crate::objects::{hash, requester, status};
 use jiff::{Timestamp, Unit};
 use kube::ResourceExt;
-use upgrade_core::api::upgrade::{CanaryStep, Strategy};
-use upgrade_core::api::{Phase, Upgrade};
+use upgrade_core::api::status::TargetStatus;
+use upgrade_core::api::upgrade::{BlueGreen, CanaryStep, Strategy};
+use upgrade_core::api::{
+    AnalysisPhase, AnalysisRef, AnalysisRunStatus, BlueGreenPhase, Phase, Upgrade,
+};
 
 /// Seconds as kubectl prints an age: `45s`, `12m`, `3h5m`, `2d4h`.
 pub fn span(seconds: i64) -> String {
@@ -57,24 +60,84 @@ pub fn strategy(upgrade: &Upgrade, stage: usize) -> Option<&Strategy> {
 
 /// The strategy in a few words: `canary 10, pause, 50, pause 5m, 100`.
 pub fn strategy_text(strategy: &Strategy) -> String {
-    match &strategy.canary {
-        Some(canary) => {
-            format!("canary {}", canary.steps.iter().map(step_text).collect::<Vec<_>>().join(", "))
+    match (&strategy.canary, &strategy.blue_green) {
+        (Some(canary), _) => {
+            let steps = canary.steps.iter().map(step_text).collect::<Vec<_>>().join(", ");
+            let nodes: Vec<_> =
+                canary.canary_nodes.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let first = if nodes.is_empty() {
+                String::new()
+            } else {
+                format!(", nodes {} first", nodes.join(","))
+            };
+            let beside = canary.analysis.as_ref();
+            let beside = beside.map(|a| format!(", beside it analysis {}", templates(a)));
+            let through = canary.traffic_routing.as_ref();
+            let through = through.map(|r| format!(" through {}", r.router())).unwrap_or_default();
+            format!("canary {steps}{through}{first}{}", beside.unwrap_or_default())
         }
-        None => "rolling".to_owned(),
+        (None, Some(settings)) => blue_green_text(settings),
+        (None, None) => "rolling".to_owned(),
     }
+}
+
+/// `blueGreen web, preview web-preview, promote, switch, old pods stay 30s`.
+fn blue_green_text(settings: &BlueGreen) -> String {
+    let promoted = match (settings.auto_promotion_enabled, settings.auto_promotion_seconds) {
+        (false, _) => "promote, ".to_owned(),
+        (true, Some(s)) if s > 0 => format!("wait {}, ", span(s.into())),
+        _ => String::new(),
+    };
+    format!(
+        "blueGreen {}, preview {}, {promoted}switch, old pods stay {}",
+        settings.active_service,
+        settings.preview().0,
+        span(settings.scale_down_delay_seconds.into())
+    )
+}
+
+/// Where the clients of a blue-green target are: `web: old pods, web-preview: new pods`.
+pub fn clients(target: &TargetStatus) -> Option<String> {
+    let seen = target.blue_green.as_ref()?;
+    let pods = |hash: &Option<String>| match hash {
+        None => "as its owner has it",
+        hash if *hash == seen.new_hash => "new pods",
+        hash if *hash == seen.stable_hash => "old pods",
+        _ => "others",
+    };
+    let preview = seen
+        .preview_selector
+        .as_ref()
+        .map(|_| format!(", {}: {}", seen.preview.name, pods(&seen.preview_selector)));
+    Some(format!(
+        "{}: {}{} ({})",
+        seen.active.name,
+        pods(&seen.active_selector),
+        preview.unwrap_or_default(),
+        seen.phase.as_str()
+    ))
 }
 
 /// One step in a word.
 pub fn step_text(step: &CanaryStep) -> String {
+    if let Some(analysis) = &step.analysis {
+        return format!("analysis {}", templates(analysis));
+    }
     match (step.set_weight, &step.pause) {
         (Some(weight), _) => weight.to_string(),
         (None, Some(pause)) => match &pause.duration {
             Some(duration) => format!("pause {duration}"),
+            None if pause.until_approval => "pause until approval".to_owned(),
             None => "pause".to_owned(),
         },
         (None, None) => "?".to_owned(),
     }
+}
+
+/// The templates of an analysis.
+fn templates(analysis: &AnalysisRef) -> String {
+    let names = analysis.templates.iter().map(|t| t.template_name.as_str());
+    names.collect::<Vec<_>>().join("+")
 }
 
 /// Whether it rests at a pause step; and if so, whether only a person ends that.
@@ -84,8 +147,27 @@ pub fn resting(upgrade: &Upgrade) -> Option<Rest> {
         return None;
     }
     let index = usize::try_from(status.current_step_index).ok()?;
-    let pause = steps(upgrade).get(index)?.pause.as_ref()?;
-    Some(if pause.duration.is_some() { Rest::Timed } else { Rest::UntilPromoted })
+    let undecided = |r: &AnalysisRunStatus| r.phase == AnalysisPhase::Inconclusive && !r.overruled;
+    if status.analysis_runs.iter().any(undecided) {
+        return Some(Rest::UntilPromoted);
+    }
+    let stage = usize::try_from(status.current_stage_index).ok()?;
+    if let Some(settings) = strategy(upgrade, stage).and_then(|s| s.blue_green.as_ref()) {
+        let target = status.stages.get(stage)?.targets.first()?;
+        let previewed = target.blue_green.as_ref()?.phase == BlueGreenPhase::PrePromotion;
+        let rest = if settings.auto_promotion_enabled { Rest::Timed } else { Rest::UntilPromoted };
+        return (previewed && index == 0).then_some(rest);
+    }
+    let step = steps(upgrade).get(index)?;
+    if step.analysis.is_some() {
+        return Some(Rest::UntilPromoted);
+    }
+    let pause = step.pause.as_ref()?;
+    Some(match pause.duration {
+        Some(_) => Rest::Timed,
+        None if pause.until_approval => Rest::UntilApproved,
+        None => Rest::UntilPromoted,
+    })
 }
 
 /// How a pause step ends.
@@ -95,6 +177,8 @@ pub enum Rest {
     Timed,
     /// When somebody promotes.
     UntilPromoted,
+    /// When somebody else approves the step.
+    UntilApproved,
 }
 
 /// `1/2` where approvals are needed.

@@ -5,6 +5,7 @@ pub mod describe;
 pub mod hint;
 pub mod plan;
 pub mod printer;
+pub mod stage;
 pub mod table;
 pub mod tree;
 pub mod when;

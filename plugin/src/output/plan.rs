@@ -1,6 +1,7 @@
 //! A plan for people.
 
-use super::describe::{short_hash, strategy_text};
+use super::describe::short_hash;
+use super::stage;
 use super::table::Table;
 use crate::gather::{Prepared, not_carried_lines};
 use owo_colors::OwoColorize;
@@ -30,8 +31,7 @@ pub fn render(prepared: &Prepared, wide: bool, width: Option<usize>) -> String {
 }
 
 fn header(plan: &Plan) -> String {
-    let strategies = plan.spec.stages.iter().filter_map(|s| s.workloads.as_ref());
-    let strategies: Vec<String> = strategies.map(|w| strategy_text(&w.strategy)).collect();
+    let strategies: Vec<String> = plan.spec.stages.iter().map(stage::text).collect();
     format!(
         "Upgrade:  {}/{}   {}\nStrategy: {}   Plan: {}\n\n",
         plan.namespace,

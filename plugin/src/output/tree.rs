@@ -2,14 +2,18 @@
 
 use super::describe;
 use super::printer::Marks;
+use super::stage;
 use super::table::{Table, cut};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use owo_colors::OwoColorize;
 use std::fmt::Write;
 use upgrade_core::api::status::TargetStatus;
+use upgrade_core::api::traffic::TrafficStatus;
 use upgrade_core::api::upgrade::{Stage, WorkloadTarget};
-use upgrade_core::api::{Phase, TargetPhase, Upgrade, WorkloadKind};
+use upgrade_core::api::{
+    AnalysisPhase, AnalysisRunStatus, MetricStatus, Phase, TargetPhase, Upgrade,
+};
 
 /// What the tree is drawn for.
 pub struct View<'a> {
@@ -44,7 +48,7 @@ fn header(upgrade: &Upgrade, view: &View<'_>) -> String {
     let place = format!("{}/{}", upgrade.namespace().unwrap_or_default(), upgrade.name_any());
     let count = match (status.phase, describe::approval_count(upgrade)) {
         (Phase::AwaitingApproval, Some(count)) => format!(" ({count})"),
-        _ => String::new(),
+        _ => status.activity.map(|a| format!(" ({a})")).unwrap_or_default(),
     };
     let versions = format!(
         "{} {} {}",
@@ -110,46 +114,59 @@ fn stage_rows(
     let branch = if last { marks.pick("└─", "`-") } else { marks.pick("├─", "|-") };
     let (word, info) = stage_state(upgrade, index);
     table.row([format!("{branch}{} {}", index + 1, stage.name), "Stage".to_owned(), word, info]);
-    let Some(workloads) = &stage.workloads else {
-        return;
-    };
-    let seen = upgrade
-        .status
-        .as_ref()
-        .and_then(|s| s.stages.iter().find(|s| s.name == stage.name))
-        .map(|s| s.targets.as_slice())
-        .unwrap_or_default();
-    for (i, target) in workloads.targets.iter().enumerate() {
+    let status = upgrade.status.as_ref();
+    let status = status.and_then(|s| s.stages.iter().find(|s| s.name == stage.name));
+    let seen = status.map(|s| s.targets.as_slice()).unwrap_or_default();
+    let targets = stage.workloads.iter().flat_map(|w| &w.targets);
+    let mut rows: Vec<stage::Line> = targets
+        .map(|target| {
+            let status = seen.iter().find(|t| t.kind == target.kind && t.name == target.name);
+            let (word, info) = target_state(target, status, marks);
+            let name = format!("{}/{}", target.kind.short(), target.name);
+            [name, target.kind.to_string(), word, info]
+        })
+        .collect();
+    rows.extend(stage::lines(stage, status));
+    rows.extend(analyses(upgrade, &stage.name).into_iter().map(|(name, run)| {
+        let word = if run.overruled { "Overruled".to_owned() } else { run.phase.to_string() };
+        [name.to_owned(), "Analysis".to_owned(), word, measured(run)]
+    }));
+    let count = rows.len();
+    for (i, [name, kind, word, info]) in rows.into_iter().enumerate() {
         let stem = if last { "   " } else { marks.pick("│  ", "|  ") };
-        let leaf = if i + 1 == workloads.targets.len() {
-            marks.pick("└─", "`-")
-        } else {
-            marks.pick("├─", "|-")
-        };
-        let status = seen.iter().find(|t| t.kind == target.kind && t.name == target.name);
-        let (word, info) = target_state(target, status, marks);
-        let name = format!("{stem}{leaf}{}/{}", short(target.kind), target.name);
-        table.row([name, target.kind.to_string(), word, info]);
+        let leaf =
+            if i + 1 == count { marks.pick("└─", "`-") } else { marks.pick("├─", "|-") };
+        table.row([format!("{stem}{leaf}{name}"), kind, word, info]);
     }
 }
 
-fn short(kind: WorkloadKind) -> &'static str {
-    match kind {
-        WorkloadKind::Deployment => "deploy",
-        WorkloadKind::StatefulSet => "sts",
-        WorkloadKind::DaemonSet => "ds",
-        WorkloadKind::ReplicaSet => "rs",
-        WorkloadKind::CronJob => "cronjob",
-        WorkloadKind::Job => "job",
-        WorkloadKind::Pod => "pod",
+/// The analyses of a stage, each by its name in it.
+fn analyses<'a>(upgrade: &'a Upgrade, stage: &str) -> Vec<(&'a str, &'a AnalysisRunStatus)> {
+    let runs = upgrade.status.iter().flat_map(|s| &s.analysis_runs);
+    let own = |r: &'a AnalysisRunStatus| Some((r.name.strip_prefix(stage)?.strip_prefix('/')?, r));
+    runs.filter_map(own).collect()
+}
+
+/// What each metric has come to: `success-rate 3 of 3 (last 0.99)`.
+fn measured(run: &AnalysisRunStatus) -> String {
+    let metric = |m: &MetricStatus| {
+        let last = m.measurements.last().map(|l| format!(" (last {})", l.value));
+        let dry = if m.dry_run { ", dry run" } else { "" };
+        let errors = if m.error > 0 { format!(", {} errors", m.error) } else { String::new() };
+        let good = format!("{} {} of {}", m.name, m.successful, m.count);
+        format!("{good}{}{errors}{dry}", last.filter(|l| l.len() < 40).unwrap_or_default())
+    };
+    let all = run.metrics.iter().map(metric).collect::<Vec<_>>().join("; ");
+    match (run.message.as_str(), run.phase) {
+        ("", _) | (_, AnalysisPhase::Running) => all,
+        (why, _) => format!("{all}: {why}"),
     }
 }
 
 fn stage_state(upgrade: &Upgrade, index: usize) -> (String, String) {
     let status = crate::objects::status(upgrade);
     let at = usize::try_from(status.current_stage_index).unwrap_or(0);
-    let strategy =
-        describe::strategy(upgrade, index).map(describe::strategy_text).unwrap_or_default();
+    let strategy = upgrade.spec.stages.get(index).map(stage::text).unwrap_or_default();
     let started = status.phase.is_in_flight() || status.phase == Phase::Completed;
     if index < at || status.phase == Phase::Completed {
         return ("Done".to_owned(), strategy);
@@ -164,7 +181,25 @@ fn stage_state(upgrade: &Upgrade, index: usize) -> (String, String) {
     } else {
         strategy
     };
-    (status.phase.to_string(), info)
+    let info = match status.stages.get(index).and_then(|s| s.traffic.as_ref()) {
+        Some(traffic) if !traffic.service.is_empty() => format!("{info}  {}", routed(traffic)),
+        _ => info,
+    };
+    let word = match status.activity {
+        Some(activity) => activity.to_string(),
+        None => status.phase.to_string(),
+    };
+    (word, info)
+}
+
+/// `traffic 25 %`, and what was asked for where it is another.
+fn routed(traffic: &TrafficStatus) -> String {
+    let (is, asked) = (traffic.effective_weight, traffic.requested_weight);
+    if is == asked {
+        format!("traffic {is} %")
+    } else {
+        format!("traffic {is} % of {asked} % asked")
+    }
 }
 
 fn target_state(
@@ -194,7 +229,9 @@ fn target_state(
                 "{bar} {} %  {} new ({} ready) + {} old of {}",
                 seen.effective_weight, seen.canary, seen.canary_ready, seen.stable, seen.replicas
             );
-            if seen.message.is_empty() { counts } else { format!("{counts}  {}", seen.message) }
+            let parts = [Some(counts), describe::clients(seen), Some(seen.message.clone())];
+            let parts: Vec<_> = parts.into_iter().flatten().filter(|p| !p.is_empty()).collect();
+            parts.join("  ")
         }
     };
     (format!("{:?}", seen.phase), info)
