@@ -14,6 +14,7 @@
 //! `ready-after-5s`, `crash-loop`, `crash-after-5s`, `image-pull`, `slow-stop-5s`; see
 //! `controlplane/stages/pod.yaml`.
 
+pub mod answers;
 pub mod audit;
 pub mod boot;
 pub mod build;
@@ -24,6 +25,8 @@ mod components;
 pub mod demo;
 pub mod guard;
 pub mod image;
+pub mod kinds;
+pub mod logs;
 pub mod minimum;
 pub mod node;
 mod nodes;
@@ -32,6 +35,7 @@ mod ports;
 pub mod product;
 pub mod progress;
 pub mod proxy;
+pub mod routers;
 pub mod scenario;
 pub mod state;
 pub mod wait;

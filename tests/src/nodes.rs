@@ -41,22 +41,35 @@ pub(crate) async fn ready(client: &kube::Client, count: u16) -> Result<()> {
     Ok(())
 }
 
+/// Registers one more node, with these labels besides its own.
+pub(crate) async fn add(client: &kube::Client, name: &str, labels: &[(&str, &str)]) -> Result<()> {
+    let mut node = named(name, "a");
+    let more = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    node.metadata.labels.get_or_insert_default().extend(more);
+    let api = Api::<Node>::all(client.clone());
+    api.create(&PostParams::default(), &node).await.context("cannot register a node")?;
+    Ok(())
+}
+
 fn name(n: u16) -> String {
     format!("node-{n}")
 }
 
 fn node(n: u16) -> Node {
-    let name = name(n);
+    named(&name(n), ["a", "b", "c"][usize::from(n) % 3])
+}
+
+fn named(name: &str, zone: &str) -> Node {
     let labels = [
-        ("kubernetes.io/hostname", name.as_str()),
+        ("kubernetes.io/hostname", name),
         ("kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", "amd64"),
-        ("topology.kubernetes.io/zone", ["a", "b", "c"][usize::from(n) % 3]),
+        ("topology.kubernetes.io/zone", zone),
     ];
     let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
     Node {
         metadata: ObjectMeta {
-            name: Some(name.clone()),
+            name: Some(name.to_owned()),
             annotations: Some([owned(ANNOTATION)].into()),
             labels: Some(labels.map(owned).into()),
             ..ObjectMeta::default()

@@ -373,7 +373,7 @@ pub fn canary(steps: &[&str]) -> Value {
 }
 
 /// Deep merge of objects; everything else is replaced.
-fn merge(into: &mut Value, from: Value) {
+pub(crate) fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {

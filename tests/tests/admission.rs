@@ -112,7 +112,7 @@ async fn other_kinds_and_other_doors_are_closed_too() -> Result<()> {
     rig.rejects(
         User::Alice,
         &["set", "image", "cronjob/nightly", "app=job:2", "-n", &ns],
-        &["upgrades Deployments only", "spec.workloads.kinds"],
+        &["an Upgrade is of Deployments, StatefulSets and DaemonSets", "spec.workloads.kinds"],
     );
     rig.accepts(User::Alice, &["create", "job", "once", "--from=cronjob/nightly", "-n", &ns]);
     Ok(())

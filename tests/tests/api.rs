@@ -131,19 +131,25 @@ async fn steps_and_strategies_of_an_upgrade() {
         bad(
             "/spec/stages/0/workloads/strategy/rolling",
             json!({}),
-            &["spec.stages[0].workloads.strategy", "exactly one of `rolling` and `canary`"],
+            &[
+                "spec.stages[0].workloads.strategy",
+                "exactly one of `rolling`, `canary` and `blueGreen`",
+            ],
         ),
         bad(
             "/spec/stages/0/workloads/strategy/canary",
             Value::Null,
-            &["spec.stages[0].workloads.strategy", "exactly one of `rolling` and `canary`"],
+            &[
+                "spec.stages[0].workloads.strategy",
+                "exactly one of `rolling`, `canary` and `blueGreen`",
+            ],
         ),
         bad(
             "/spec/stages/0/workloads/strategy/canary/steps/0/pause",
             json!({}),
             &[
                 "spec.stages[0].workloads.strategy.canary.steps[0]",
-                "exactly one of `setWeight` and `pause`",
+                "exactly one of `setWeight`, `pause` and `analysis`",
             ],
         ),
         bad(
@@ -151,7 +157,7 @@ async fn steps_and_strategies_of_an_upgrade() {
             json!({}),
             &[
                 "spec.stages[0].workloads.strategy.canary.steps[0]",
-                "exactly one of `setWeight` and `pause`",
+                "exactly one of `setWeight`, `pause` and `analysis`",
             ],
         ),
         bad(
@@ -225,8 +231,8 @@ async fn stages_and_targets_of_an_upgrade() {
         ),
         bad(
             "/spec/stages/0/workloads/targets/0/kind",
-            json!("StatefulSet"),
-            &["spec.stages[0].workloads.targets[0]", "kind must be Deployment"],
+            json!("CronJob"),
+            &["spec.stages[0].workloads.targets[0]", "kind must be Deployment, StatefulSet"],
         ),
         bad(
             "/spec/stages/0/workloads/targets/0/kind",

@@ -168,7 +168,7 @@ fn breaks() -> Vec<(&'static str, Value, &'static str, &'static str, Vec<&'stati
             replace("/webhooks/1/clientConfig/url", json!("https://127.0.0.1:1/mutate")),
             "webhook-address",
             "Error",
-            vec!["inflight.kubectl-upgrade.dev calls https://127.0.0.1:1/mutate"],
+            vec!["orders.kubectl-upgrade.dev calls https://127.0.0.1:1/mutate"],
         ),
     ]
 }

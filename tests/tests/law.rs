@@ -222,7 +222,7 @@ async fn from_10_to_100_never_exceeds_the_users_max_surge() {
     shop.promote("up").await.unwrap();
     shop.phase("up", Phase::Completed).await.unwrap();
     let seen = watch.finish().await.unwrap();
-    assert!(seen.max_live <= 13, "25 % of 10 is 3 more: {}", seen.max_live);
+    assert!(seen.max_desired <= 13, "25 % of 10 is 3 more: {}", seen.max_desired);
     assert!(seen.min_ready >= 10, "{}", seen.min_ready);
     shop.assert_untouched("web", &before).await.unwrap();
 }
@@ -240,9 +240,9 @@ async fn max_surge_0_makes_no_pod_too_many_and_stays_under_max_unavailable() {
     shop.phase("up", Phase::Completed).await.unwrap();
     let seen = watch.finish().await.unwrap();
     assert!(
-        seen.max_live <= 10 && seen.min_ready >= 8,
-        "{} live, {} ready",
-        seen.max_live,
+        seen.max_desired <= 10 && seen.min_ready >= 8,
+        "{} asked for, {} ready",
+        seen.max_desired,
         seen.min_ready
     );
     shop.assert_untouched("web", &before).await.unwrap();
@@ -303,7 +303,7 @@ async fn one_replica_keeps_its_stable_pod_beside_the_canary() {
     shop.promote("up").await.unwrap();
     shop.phase("up", Phase::Completed).await.unwrap();
     let seen = watch.finish().await.unwrap();
-    assert_eq!((seen.min_ready, seen.max_live), (1, 2));
+    assert_eq!((seen.min_ready, seen.max_desired), (1, 2));
     shop.assert_untouched("web", &before).await.unwrap();
 }
 
@@ -333,13 +333,17 @@ async fn a_quota_that_blocks_the_surge_stalls_safely_and_is_taken_back() {
 }
 
 #[tokio::test]
-async fn blue_green_stateful_sets_and_daemon_sets_are_refused_until_they_can_be_done_right() {
+async fn no_strategy_two_strategies_and_kinds_without_a_driver_are_refused() {
     let shop = shop().await;
     shop.deploy("web", 1, json!({})).await.unwrap();
-    let refused = shop.upgrade("up", &["web"], "web:v2", &json!({"blueGreen": {}})).await;
-    let message = format!("{:#}", refused.expect_err("no such strategy"));
-    assert!(message.contains("exactly one of `rolling` and `canary`"), "{message}");
-    for kind in ["StatefulSet", "DaemonSet"] {
+    let both = json!({"rolling": {}, "blueGreen": {"activeService": "web"}});
+    for strategy in [json!({}), both] {
+        let refused = shop.upgrade("up", &["web"], "web:v2", &strategy).await;
+        let message = format!("{:#}", refused.expect_err("no such strategy"));
+        let says = "exactly one of `rolling`, `canary` and `blueGreen`";
+        assert!(message.contains(says), "{message}");
+    }
+    for kind in ["CronJob", "Job", "ReplicaSet"] {
         let more = json!({"stages": [{"name": "web", "workloads": {"strategy": {"rolling": {}}, "targets": [
             {"kind": kind, "name": "web", "images": [{"container": "web", "from": "a", "to": "b"}]}]}}]});
         let refused = shop.upgrade_with("up", &[], "web:v2", &json!({"rolling": {}}), more).await;

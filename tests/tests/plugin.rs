@@ -270,7 +270,7 @@ async fn bad_input_is_refused_with_the_field_and_what_would_help() {
             2,
             ["--steps: weight 10 comes after 50", "only grow"],
         ),
-        ("start sts/web --to v2", 2, ["sts/web", "Deployments only"]),
+        ("start cronjob/web --to v2", 2, ["cronjob/web", "of no cronjob"]),
         ("start deploy/web --to v1", 1, ["nothing to upgrade", "runs already"]),
         ("start -f no-such-file.yaml", 1, ["-f no-such-file.yaml", "No such file"]),
         ("status nothing", 1, ["no Upgrade `nothing` in namespace", "kubectl upgrade list"]),
@@ -442,7 +442,7 @@ async fn install_and_uninstall_in_the_right_order() {
         assert!(!ca.stdout.is_empty(), "the CA that the webhook filled in is kept");
     }
 
-    say("uninstall").no(4, &["default/up (Paused)", "kubectl upgrade abort"]);
+    say("uninstall").no(4, &["default/up (Paused)", "kubectl upgrade release --all -A"]);
     let tried = say("uninstall --force --dry-run=client").ok();
     assert!(tried.contains("deleted (dry run)"), "{tried}");
     let gone = say("uninstall --force --crds");

@@ -1,0 +1,248 @@
+//! Real requests through a real router to real pods: what `docs/traffic.md` says of lost requests
+//! and of shares is what this test prints.
+
+#[expect(dead_code, reason = "other tests use the rest")]
+mod routed;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use kube::api::{Api, PostParams};
+use serde_json::json;
+use tokio::task::JoinSet;
+use upgrade_core::api::{Phase, Upgrade};
+use upgrade_sandbox::image::Recipe;
+use upgrade_sandbox::scenario::{Shop, canary};
+use upgrade_sandbox::{ControlPlane, Node, Options, Process, eventually, product, routers};
+
+/// Requests a second.
+const RATE: u64 = 200;
+/// How far the share of answers may be from the weight, in points.
+const POINTS: f64 = 1.5;
+/// How long a share is measured.
+const MEASURE: Duration = Duration::from_secs(12);
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// A request: when it was sent, and the version that answered, or what came instead.
+type Sent = (Instant, Result<String, String>);
+
+/// Requests at an even rate, whatever becomes of those before.
+struct Load {
+    stop: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<Vec<Sent>>,
+}
+
+impl Load {
+    fn start(address: String) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let mut calls = JoinSet::new();
+            let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
+            while !stopped.load(Ordering::Relaxed) {
+                ticks.tick().await;
+                let address = address.clone();
+                calls.spawn(async move {
+                    let begun = Instant::now();
+                    let call = product::get(&address, "/");
+                    let answer = tokio::time::timeout(Duration::from_secs(10), call).await;
+                    let answer = answer.unwrap_or_else(|_| bail!("no answer within 10 s"));
+                    (begun, answer.map_err(|e| format!("{e:#}")))
+                });
+            }
+            calls.join_all().await
+        });
+        Self { stop, task }
+    }
+
+    async fn finish(self) -> Result<Vec<Sent>> {
+        self.stop.store(true, Ordering::Relaxed);
+        Ok(self.task.await?)
+    }
+}
+
+/// A real node with the product, a router, and three versions of a server.
+struct World {
+    cluster: &'static ControlPlane,
+    /// Goes with the cluster.
+    _router: Process,
+    port: u16,
+}
+
+impl World {
+    async fn start() -> Result<Self> {
+        let options = Options { nodes: 0, node: true, ..Options::default() };
+        // The test is the process: it goes when that ends.
+        let cluster: &'static ControlPlane =
+            Box::leak(Box::new(ControlPlane::start(options).await?));
+        let node = cluster.node().context("a node")?;
+        for version in ["v1", "v2", "v3"] {
+            let program = server(cluster.dir(), version)?;
+            let reference = format!("docker.io/library/web:{version}");
+            let recipe = Recipe { reference, program, annotations: BTreeMap::new() };
+            node.import(&recipe.write(&cluster.dir().join(format!("{version}.tar")))?)?;
+        }
+        routers::gateway_api(cluster)?;
+        let traefik = tokio::task::spawn_blocking(routers::traefik).await??;
+        // Taken by nobody a moment ago, which is as good as it gets.
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let argv = [
+            traefik.display().to_string(),
+            "--providers.kubernetesgateway".to_owned(),
+            format!("--entrypoints.web.address=127.0.0.1:{port}"),
+            "--global.checknewversion=false".to_owned(),
+            "--global.sendanonymoususage=false".to_owned(),
+        ];
+        let kubeconfig = cluster.kubeconfig().display().to_string();
+        let router = cluster.spawn("traefik", argv, [("KUBECONFIG", kubeconfig)]).await?;
+        Ok(Self { cluster, _router: router, port })
+    }
+
+    /// A Deployment of the server behind a Service, a Gateway and the HTTPRoute `web`.
+    async fn serve(&self, shop: &Shop) -> Result<()> {
+        let port = self.port;
+        let mut command = self.cluster.kubectl();
+        command.args(["apply", "-n", &shop.namespace, "-f", "-"]);
+        let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
+            {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "traefik"},
+             "spec": {"controllerName": "traefik.io/gateway-controller"}},
+            {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "gate"},
+             "spec": {"gatewayClassName": "traefik", "listeners": [{"name": "web", "protocol": "HTTP", "port": port}]}},
+            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+             "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}},
+            {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "web"},
+             "spec": {"parentRefs": [{"name": "gate"}], "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]}},
+        ]});
+        let said = upgrade_sandbox::scenario::say(&mut command, &objects.to_string())?;
+        ensure!(said.code == Some(0), "{}", said.err);
+        let container = json!([{"name": "web", "image": "web:v1",
+            "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1,
+                "timeoutSeconds": 10, "failureThreshold": 6}}]);
+        let template =
+            json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": container}});
+        shop.deploy("web", 4, json!({"template": template})).await?;
+        let address = format!("127.0.0.1:{port}");
+        eventually("an answer", PATIENCE, || async { product::get(&address, "/").await }).await?;
+        Ok(())
+    }
+}
+
+/// The server under the name of a version, linked statically.
+fn server(dir: &Path, version: &str) -> Result<std::path::PathBuf> {
+    let source = dir.join("server.go");
+    std::fs::write(&source, include_str!("data_plane/server.go"))?;
+    let program = dir.join(version);
+    let built = Command::new("go")
+        .args(["build", "-trimpath", "-o"])
+        .args([&program, &source])
+        .env("CGO_ENABLED", "0")
+        .env("GOTOOLCHAIN", "local")
+        .env("GO111MODULE", "off")
+        .env("GOFLAGS", "")
+        .output()
+        .context("cannot run go")?;
+    ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    Ok(program)
+}
+
+async fn upgrade(shop: &Shop, name: &str, from: &str, to: &str, steps: &[&str]) -> Result<()> {
+    let mut strategy = canary(steps);
+    strategy["canary"]["trafficRouting"] = json!({"gatewayAPI": {"httpRoute": "web"}});
+    let object: Upgrade = serde_json::from_value(json!({
+        "apiVersion": "kubectl-upgrade.dev/v1alpha1", "kind": "Upgrade", "metadata": {"name": name},
+        "spec": {"from": from, "to": to, "stages": [{"name": "web", "workloads": {"strategy": strategy,
+            "targets": [{"kind": "Deployment", "name": "web", "images": [{"container": "web",
+                "from": format!("web:{from}"), "to": format!("web:{to}")}]}]}}]},
+    }))?;
+    Api::<Upgrade>::namespaced(shop.client.clone(), &shop.namespace)
+        .create(&PostParams::default(), &object)
+        .await?;
+    Ok(())
+}
+
+/// Waits as [`Shop::rests_at`], with the patience that a real node takes.
+async fn rests(shop: &Shop, name: &str, step: i32) -> Result<()> {
+    eventually("the rest", PATIENCE, || shop.rests_at(name, step)).await.map(drop)
+}
+
+async fn ends(shop: &Shop, name: &str, phase: Phase) -> Result<()> {
+    eventually("the end", PATIENCE, || shop.phase(name, phase)).await.map(drop)
+}
+
+/// What happens, with the times in which shares are measured.
+async fn story(shop: &Shop, marks: &mut Vec<(String, Instant)>) -> Result<Vec<(i32, Instant)>> {
+    let mut mark = |what: &str| marks.push((what.to_owned(), Instant::now()));
+    let mut measured = vec![];
+    mark("canary of v2");
+    upgrade(shop, "one", "v1", "v2", &["10", "", "25", "", "50", ""]).await?;
+    for (step, weight) in [(1, 10), (3, 25), (5, 50)] {
+        rests(shop, "one", step).await?;
+        mark(&format!("{weight} %"));
+        measured.push((weight, Instant::now()));
+        // What is tested is the time in which requests are answered so.
+        tokio::time::sleep(MEASURE).await;
+        shop.promote("one").await?;
+    }
+    ends(shop, "one", Phase::Completed).await?;
+    mark("promoted; canary of v3");
+    upgrade(shop, "two", "v2", "v3", &["50", ""]).await?;
+    rests(shop, "two", 1).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    mark("aborted at 50 %");
+    shop.steer("two", json!({"control": {"abort": true}})).await?;
+    ends(shop, "two", Phase::Aborted).await?;
+    mark("taken back; all of v3 at once");
+    upgrade(shop, "three", "v2", "v3", &["100"]).await?;
+    ends(shop, "three", Phase::Completed).await?;
+    mark("promoted");
+    Ok(measured)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_request_is_lost_and_the_share_of_answers_is_the_weight() -> Result<()> {
+    if let Some(why) = Node::unavailable() {
+        println!("skipped: {why}");
+        return Ok(());
+    }
+    let world = World::start().await?;
+    let _product = product::install(world.cluster).await?;
+    let shop = Shop::open(world.cluster, 0).await?;
+    world.serve(&shop).await?;
+    let load = Load::start(format!("127.0.0.1:{}", world.port));
+    let (begun, mut marks) = (Instant::now(), vec![]);
+    let told = story(&shop, &mut marks).await;
+    // The rest of the 20,000: what ended may still have an aftermath.
+    let whole = Duration::from_secs(20_400 / RATE);
+    tokio::time::sleep(whole.saturating_sub(begun.elapsed()).max(Duration::from_secs(5))).await;
+    let sent = load.finish().await?;
+    for (what, at) in &marks {
+        println!("{:6.1} s {what}", (*at - begun).as_secs_f32());
+    }
+    let lost: Vec<_> = sent.iter().filter(|(_, answer)| answer.is_err()).collect();
+    println!("{} lost of {} requests at {RATE} a second", lost.len(), sent.len());
+    let mut reasons = BTreeMap::<(u64, &str), usize>::new();
+    for (at, answer) in &lost {
+        let why = answer.as_ref().err().map_or("", String::as_str);
+        *reasons.entry(((*at - begun).as_secs(), why)).or_default() += 1;
+    }
+    for ((second, why), count) in reasons.iter().take(60) {
+        println!("{count} lost in second {second}: {why:.150}");
+    }
+    for (weight, from) in told? {
+        let during = |s: &&Sent| s.0 >= from && s.0 < from + MEASURE;
+        let of: Vec<&Sent> = sent.iter().filter(during).collect();
+        let new = of.iter().filter(|(_, a)| a.as_deref() == Ok("v2")).count();
+        #[expect(clippy::cast_precision_loss, reason = "thousands")]
+        let share = 100.0 * new as f64 / of.len() as f64;
+        println!("at {weight} %: {new} of {} answers from v2, {share:.2} %", of.len());
+        ensure!((share - f64::from(weight)).abs() <= POINTS, "{share:.2} % at {weight} %");
+    }
+    ensure!(lost.is_empty(), "{} of {} requests were lost", lost.len(), sent.len());
+    ensure!(sent.len() >= 20_000, "{} requests", sent.len());
+    Ok(())
+}
