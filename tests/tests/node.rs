@@ -266,7 +266,7 @@ async fn no_call_fails_while_replicas_and_certificates_come_and_go() -> Result<(
     Ok(())
 }
 
-/// How many calls a second this machine has room for: 100, or half of what it does at the most. API
+/// How many calls a second this machine has room for: 100, or a quarter of what it does at the most. API
 /// server, node, replicas and the caller share its processors, and a machine that is full fails
 /// calls whatever the replicas do. `RATE` sets it.
 async fn sustained(deployments: &Api<Deployment>) -> u64 {
@@ -284,7 +284,7 @@ async fn sustained(deployments: &Api<Deployment>) -> u64 {
         done += u64::from(calls.join_next().await.is_some());
     }
     println!("{} calls a second at the most", done / 5);
-    (done / 5 / 2).clamp(5, 100)
+    (done / 5 / 4).clamp(5, 100)
 }
 
 /// Figures, and what failed when.
