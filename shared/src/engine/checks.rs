@@ -5,7 +5,7 @@
 //! number of pods, and a controller that comes after a crash asks the round under way again.
 
 use super::Walk;
-use super::objects::{Look, Resource, Sight};
+use super::objects::{ENDPOINT_SLICES, Look, SERVICES, Sight};
 use super::questions::{Answer, HttpQuestion, LogsQuestion, Question};
 use crate::api::status::{Activity, CheckStatus, HealthStatus};
 use crate::api::upgrade::{ExpectedVersion, HealthCheck, HttpGetCheck, Scheme};
@@ -15,13 +15,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::core::DynamicObject;
 use regex::{Regex, RegexBuilder};
 use serde_json::Value;
-
-const SERVICES: Resource = Resource { api_version: "v1", kind: "Service", plural: "services" };
-const SLICES: Resource = Resource {
-    api_version: "discovery.k8s.io/v1",
-    kind: "EndpointSlice",
-    plural: "endpointslices",
-};
 
 /// Memory that a compiled pattern may take, in bytes.
 const PATTERN_SIZE: usize = 1 << 20;
@@ -339,7 +332,7 @@ impl<'a> Walk<'a> {
     }
 
     fn behind_slices(&mut self, service: &str) -> Instances {
-        let look = Look::labels(SLICES, format!("kubernetes.io/service-name={service}"));
+        let look = Look::labels(ENDPOINT_SLICES, format!("kubernetes.io/service-name={service}"));
         let waiting = || format!("waits for the endpoints of Service {service} to be seen");
         let slices = match self.see(&look).ok_or_else(waiting)? {
             Sight::Seen(slices) => slices,

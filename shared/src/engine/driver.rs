@@ -68,6 +68,25 @@ pub fn side(target: &PlanTarget, workload: &Workload) -> Side {
     }
 }
 
+/// The images of one side by pointer. Where the ReplicaSet or revision of that side writes an image
+/// otherwise, its text is taken: another text would be another template, and another of these.
+pub(super) fn images(
+    target: &PlanTarget,
+    now: &Workload,
+    set: Option<&Set>,
+    to: Side,
+) -> Vec<(String, String)> {
+    let text = |change: &ImageChange| {
+        let wanted = if to == Side::Stable { &change.from } else { &change.to };
+        let written = set.and_then(|s| s.images.iter().find(|(c, _)| *c == change.container));
+        written
+            .filter(|(_, i)| image::same(i, wanted))
+            .map_or_else(|| wanted.clone(), |(_, i)| i.clone())
+    };
+    let pointer = |change: &ImageChange| Some(now.container(&change.container)?.pointer.clone());
+    target.images.iter().filter_map(|c| Some((pointer(c)?, text(c)))).collect()
+}
+
 /// One workload on its way. Level-triggered: a driver looks only at what runs and at the
 /// originals, so that whoever comes after a crash goes on where the last write stood.
 pub trait Drive {

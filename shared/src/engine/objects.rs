@@ -18,6 +18,17 @@ pub struct Resource {
     pub plural: &'static str,
 }
 
+/// Services.
+pub const SERVICES: Resource = Resource { api_version: "v1", kind: "Service", plural: "services" };
+/// What the endpoint controller makes of Services.
+pub const ENDPOINT_SLICES: Resource = Resource {
+    api_version: "discovery.k8s.io/v1",
+    kind: "EndpointSlice",
+    plural: "endpointslices",
+};
+/// Jobs.
+pub const JOBS: Resource = Resource { api_version: "batch/v1", kind: "Job", plural: "jobs" };
+
 /// Which objects of a kind, always in the Upgrade's own namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Which {

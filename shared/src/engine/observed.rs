@@ -9,7 +9,7 @@ use crate::engine::law;
 use crate::engine::objects::Objects;
 use crate::engine::questions::Answers;
 use crate::image;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
@@ -361,6 +361,12 @@ impl PodState {
             ready_since: ready.and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0),
             trouble: containers.filter_map(trouble).max_by_key(|t| t.restarts),
         })
+    }
+
+    /// When it is available by so many `minReadySeconds`, if nothing happens to it.
+    pub(super) fn available_at(&self, min_ready_seconds: i32) -> Option<Timestamp> {
+        let length = SignedDuration::from_secs(i64::from(min_ready_seconds));
+        self.ready_since.map(|t| t.saturating_add(length).unwrap_or(t))
     }
 }
 

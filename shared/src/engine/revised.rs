@@ -1,14 +1,12 @@
 //! What StatefulSets and DaemonSets have in common: controller revisions instead of ReplicaSets.
 //! Their names are read from the pods and never computed.
 
-use super::driver::{Counts, Side, side};
+use super::driver::{Counts, Side, images, side};
 use super::effect::{PodDelete, Write};
 use super::observed::{PodState, Set, Workload, containers, controlled_by};
 use super::plan::PlanTarget;
 use crate::api::status::{Originals, TargetStatus, UpdateStrategy};
-use crate::api::upgrade::ImageChange;
-use crate::image;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
@@ -81,14 +79,9 @@ impl<'a> Revised<'a> {
         counts
     }
 
-    fn available_at(&self, pod: &PodState) -> Option<Timestamp> {
-        let seconds = i64::from(self.originals.min_ready_seconds);
-        pod.ready_since.map(|t| t.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(t))
-    }
-
     /// Whether a pod is available by the workload's own `minReadySeconds`.
     pub(super) fn available(&self, pod: &PodState) -> bool {
-        self.available_at(pod).is_some_and(|t| t <= self.clock)
+        pod.available_at(self.originals.min_ready_seconds).is_some_and(|t| t <= self.clock)
     }
 
     /// Pods that are available.
@@ -98,7 +91,8 @@ impl<'a> Revised<'a> {
 
     /// When the next pod becomes available, if nothing happens to it.
     pub(super) fn next_available(&self) -> Option<Timestamp> {
-        let times = self.now.pods.iter().filter_map(|p| self.available_at(p));
+        let times =
+            self.now.pods.iter().filter_map(|p| p.available_at(self.originals.min_ready_seconds));
         times.filter(|t| *t > self.clock).min()
     }
 
@@ -117,27 +111,12 @@ impl<'a> Revised<'a> {
         most - (wanted - self.available_pods()).max(0)
     }
 
-    /// The images of one side by pointer, as the revision of that side writes them: another text
-    /// would be another template, and another revision.
     fn images(&self, to: Side) -> Vec<(String, String)> {
         let set = match to {
             Side::Stable => self.stable.and_then(|name| self.now.set(name)),
             _ => self.canary(),
         };
-        let text = |change: &ImageChange| {
-            let wanted = if to == Side::Stable { &change.from } else { &change.to };
-            let written = set.and_then(|s| s.images.iter().find(|(c, _)| *c == change.container));
-            written
-                .filter(|(_, i)| image::same(i, wanted))
-                .map_or_else(|| wanted.clone(), |(_, i)| i.clone())
-        };
-        let changes = self.target.images.iter();
-        changes
-            .filter_map(|change| {
-                let container = self.now.container(&change.container)?;
-                Some((container.pointer.clone(), text(change)))
-            })
-            .collect()
+        images(self.target, self.now, set, to)
     }
 
     /// One write: a side's images and an `updateStrategy`, without what is so already.

@@ -5,13 +5,12 @@ use crate::api::GROUP;
 use crate::api::analysis_run::{AnalysisPhase, MetricStatus};
 use crate::engine::Walk;
 use crate::engine::effect::{Effect, How, ObjectWrite};
-use crate::engine::objects::{Look, Resource, Sight};
+use crate::engine::objects::{JOBS, Look, Sight};
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-const JOBS: Resource = Resource { api_version: "batch/v1", kind: "Job", plural: "jobs" };
 /// Label of the Jobs of an Upgrade's analyses; its value names the Upgrade.
 const LABEL: &str = "kubectl-upgrade.dev/analysis-of";
 

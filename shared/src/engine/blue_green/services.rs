@@ -7,20 +7,12 @@
 use crate::api::{FIELD_MANAGER, IN_FLIGHT_LABEL};
 use crate::engine::Walk;
 use crate::engine::effect::{Effect, How, ObjectWrite, set};
-use crate::engine::objects::{Look, Resource, Sight};
+use crate::engine::objects::{ENDPOINT_SLICES, Look, SERVICES, Sight};
 use crate::engine::observed::{HASH_LABEL, Workload};
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Services of the core group.
-pub const SERVICES: Resource = Resource { api_version: "v1", kind: "Service", plural: "services" };
-/// What the endpoint controller makes of them.
-pub const ENDPOINT_SLICES: Resource = Resource {
-    api_version: "discovery.k8s.io/v1",
-    kind: "EndpointSlice",
-    plural: "endpointslices",
-};
 /// The label that names the Service of an EndpointSlice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 

@@ -10,17 +10,15 @@ mod beside;
 mod held;
 mod lower;
 
-use super::driver::Drive;
 pub use super::driver::{Counts, Move, Side, side};
+use super::driver::{Drive, images};
 use super::effect::Write;
 use super::law;
 use super::observed::{Set, Workload};
 use super::plan::{PlanTarget, WorkloadsPlan};
 use super::traffic::Traffic;
 use crate::api::status::{Originals, TargetStatus};
-use crate::api::upgrade::ImageChange;
-use crate::image;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// One Deployment on its way.
@@ -104,8 +102,9 @@ impl<'a> Driver<'a> {
             stable_ready += set.ready;
         }
         let available = self.now.pods.iter().filter(|p| Some(p.set.as_str()) == name);
-        let canary_ready =
-            available.filter(|p| self.available_at(p).is_some_and(|t| t <= self.clock));
+        let canary_ready = available.filter(|p| {
+            p.available_at(self.originals.min_ready_seconds).is_some_and(|t| t <= self.clock)
+        });
         Counts {
             stable,
             stable_ready,
@@ -117,15 +116,13 @@ impl<'a> Driver<'a> {
     /// When the next pod of the canary becomes available, if nothing happens to it.
     pub fn next_available(&self) -> Option<Timestamp> {
         let name = self.canary_set()?.name.as_str();
-        let times =
-            self.now.pods.iter().filter(|p| p.set == name).filter_map(|p| self.available_at(p));
+        let times = self
+            .now
+            .pods
+            .iter()
+            .filter(|p| p.set == name)
+            .filter_map(|p| p.available_at(self.originals.min_ready_seconds));
         times.filter(|t| *t > self.clock).min()
-    }
-
-    /// When a pod is available by the workload's own `minReadySeconds`.
-    fn available_at(&self, pod: &super::observed::PodState) -> Option<Timestamp> {
-        let seconds = i64::from(self.originals.min_ready_seconds);
-        pod.ready_since.map(|t| t.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(t))
     }
 
     /// Towards a weight. With `rest` the surplus is trimmed and the Deployment paused there.
@@ -337,28 +334,12 @@ impl<'a> Driver<'a> {
         law::resolve_surge(self.originals.max_surge.as_ref(), self.now.replicas) > 0
     }
 
-    /// The images of one side by pointer. Where the ReplicaSet of that side writes an image
-    /// otherwise, its text is taken: another text would be another template, and another
-    /// ReplicaSet.
     fn images(&self, to: Side) -> Vec<(String, String)> {
         let set = match to {
             Side::Stable => self.stable.and_then(|name| self.now.set(name)),
             _ => self.canary_set(),
         };
-        let text = |change: &ImageChange| {
-            let wanted = if to == Side::Stable { &change.from } else { &change.to };
-            let written = set.and_then(|s| s.images.iter().find(|(c, _)| *c == change.container));
-            written
-                .filter(|(_, i)| image::same(i, wanted))
-                .map_or_else(|| wanted.clone(), |(_, i)| i.clone())
-        };
-        let changes = self.target.images.iter();
-        changes
-            .filter_map(|change| {
-                let container = self.now.container(&change.container)?;
-                Some((container.pointer.clone(), text(change)))
-            })
-            .collect()
+        images(self.target, self.now, set, to)
     }
 
     /// Why it may not be started on now; native rollouts under way are left to finish.

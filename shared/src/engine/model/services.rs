@@ -2,8 +2,8 @@
 
 use super::Native;
 use crate::api::IN_FLIGHT_LABEL;
-use crate::engine::blue_green::services::{ENDPOINT_SLICES, SERVICES};
 use crate::engine::effect::{How, ObjectWrite};
+use crate::engine::objects::{ENDPOINT_SLICES, SERVICES};
 use crate::engine::objects::{Look, Objects, Sight, Which};
 use crate::engine::observed::HASH_LABEL;
 use serde_json::{Value, json};

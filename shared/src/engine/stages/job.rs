@@ -6,7 +6,7 @@ use crate::api::upgrade::JobStage;
 use crate::api::{GROUP, IN_FLIGHT_LABEL, Upgrade, VERSION};
 use crate::engine::Walk;
 use crate::engine::effect::{Effect, How, ObjectWrite};
-use crate::engine::objects::{Look, Resource, Sight};
+use crate::engine::objects::{JOBS, Look, Sight};
 use crate::engine::plan::{JobPlan, Plan, StageKind};
 use crate::engine::questions::Question;
 use crate::plan::hash::hex;
@@ -17,8 +17,6 @@ use kube::core::DynamicObject;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// Jobs.
-pub const JOBS: Resource = Resource { api_version: "batch/v1", kind: "Job", plural: "jobs" };
 /// Name of the container that is made from `image`.
 pub const CONTAINER: &str = "job";
 /// Seconds after which the API server is asked again whether a Job is there.

@@ -4,6 +4,7 @@ use super::*;
 use crate::api::status::{Phase, UpgradeStatus};
 use crate::api::{Upgrade, UpgradeSpec};
 use crate::engine::effect::Effect;
+use crate::engine::objects::Resource;
 use crate::engine::observed::Observed;
 use crate::engine::plan::Plan;
 use crate::engine::{Outcome, step};

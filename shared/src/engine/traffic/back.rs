@@ -49,7 +49,7 @@ impl<'a> Walk<'a> {
             .collect();
         for service in &ours {
             self.put(ObjectWrite {
-                resource: services::SERVICE,
+                resource: crate::engine::objects::SERVICES,
                 name: service.metadata.name.clone().unwrap_or_default(),
                 how: remove(service),
                 why: "not needed any more".to_owned(),

@@ -3,30 +3,21 @@
 
 use super::{HASH_LABEL, Names};
 use crate::api::IN_FLIGHT_LABEL;
-use crate::engine::objects::{Look, Resource, Sight};
+use crate::engine::objects::{ENDPOINT_SLICES, Look, SERVICES, Sight};
 use crate::engine::observed::Workload;
 use kube::core::DynamicObject;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The kind.
-pub(super) const SERVICE: Resource =
-    Resource { api_version: "v1", kind: "Service", plural: "services" };
-const SLICE: Resource = Resource {
-    api_version: "discovery.k8s.io/v1",
-    kind: "EndpointSlice",
-    plural: "endpointslices",
-};
-
 /// All Services of the namespace: which one is the workload's shows only in their selectors.
 pub(super) fn all() -> Look {
-    Look::labels(SERVICE, "")
+    Look::labels(SERVICES, "")
 }
 
 /// The endpoints of a Service.
 pub(super) fn endpoints(service: &str) -> Look {
-    Look::labels(SLICE, format!("kubernetes.io/service-name={service}"))
+    Look::labels(ENDPOINT_SLICES, format!("kubernetes.io/service-name={service}"))
 }
 
 /// One object of a sight, by its name.

@@ -33,7 +33,7 @@ impl<'a> Walk<'a> {
         for (name, hash) in wanted {
             let Some(hash) = hash else { continue };
             let write = |how, why: &str| ObjectWrite {
-                resource: services::SERVICE,
+                resource: crate::engine::objects::SERVICES,
                 name: name.clone(),
                 how,
                 why: format!("{why} of the pods with {HASH_LABEL} {hash}"),
