@@ -49,6 +49,7 @@ impl Walk<'_> {
         self.alarms.extend(gates.iter().filter_map(|g| g.next.as_ref()).map(|t| t.0));
         let shut = gates.iter().find(|g| !g.open).cloned();
         self.status.gates = gates;
+        self.passes |= shut.is_none();
         shut
     }
 

@@ -74,12 +74,22 @@ pub struct Outcome {
     pub status: UpgradeStatus,
     /// What to do then, in this order; the first failure ends the round.
     pub effects: Vec<Effect>,
+    /// A gate was found open in this round: what was observed of policies, windows and matrices
+    /// must not be older than the round.
+    pub passes: bool,
 }
 
 /// One round: where the Upgrade is now, and what is to be done about it.
 pub fn step(plan: &Plan, observed: &Observed, before: &UpgradeStatus, now: Timestamp) -> Outcome {
-    let mut walk =
-        Walk { plan, observed, now, status: before.clone(), effects: vec![], alarms: vec![] };
+    let mut walk = Walk {
+        plan,
+        observed,
+        now,
+        status: before.clone(),
+        effects: vec![],
+        alarms: vec![],
+        passes: false,
+    };
     walk.header();
     walk.run();
     walk.finish(before)
@@ -94,6 +104,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) effects: Vec<Effect>,
     /// Times at which something changes by itself.
     pub(crate) alarms: Vec<Timestamp>,
+    /// Every gate of a checkpoint was open.
+    pub(crate) passes: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -350,7 +362,7 @@ impl<'a> Walk<'a> {
         if let Some(at) = [next, again].into_iter().flatten().min() {
             self.effects.push(Effect::RequeueAt(at));
         }
-        Outcome { status: self.status, effects: self.effects }
+        Outcome { status: self.status, effects: self.effects, passes: self.passes }
     }
 
     /// What the table shows.

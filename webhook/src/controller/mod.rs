@@ -25,6 +25,7 @@ mod hold;
 mod index;
 mod lease;
 mod ledger;
+mod live;
 mod notify;
 pub mod objects;
 mod observe;

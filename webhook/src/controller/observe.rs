@@ -27,20 +27,20 @@ pub enum NotYet {
     Unsynced,
 }
 
-/// What a round is decided on.
+/// What a round is decided on; `snapshot` is what is known of policies, windows and matrices.
 pub async fn observe(
     context: &Context,
+    snapshot: &Snapshot,
     upgrade: &Upgrade,
     plan: &Plan,
 ) -> Result<Observed, NotYet> {
     let namespace = upgrade.namespace().unwrap_or_default();
     let local = context.local(&namespace).await;
-    let snapshot = context.snapshot.load();
     let view =
         snapshot.namespace(&namespace).filter(|_| snapshot.synced()).ok_or(NotYet::Unsynced)?;
     let workloads = workloads(context, &namespace, &local, plan).await?;
     let labels = |kind: WorkloadKind, name: &str| labels(context, &namespace, kind, name);
-    let mut governance = governance(&snapshot, view, upgrade, labels, crate::clock::now());
+    let mut governance = governance(snapshot, view, upgrade, labels, crate::clock::now());
     if let Some(notice) = &mut governance.notice {
         notice.told = context.told.of(upgrade, &plan.hash);
     }
@@ -56,7 +56,7 @@ pub async fn observe(
     governance.unjudged = !(gated || at_stage);
     if !governance.unjudged {
         let first = if gated { 0 } else { stage };
-        governance.compatibility = compatibility(context, &snapshot, upgrade, first).await;
+        governance.compatibility = compatibility(context, snapshot, upgrade, first).await;
     }
     let look_again = governance.compatibility.is_shut().then(|| crate::clock::now() + LOOK_AGAIN);
     let finalizers = upgrade.finalizers();

@@ -2,9 +2,9 @@
 
 use super::apply::{ApplyError, perform};
 use super::observe::{NotYet, observe};
-use super::orders;
 use super::status::{newest, write};
 use super::watches::{Context, Queue};
+use super::{live, orders};
 use crate::clock;
 use futures::{StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -49,6 +49,8 @@ pub async fn follow_clock(context: Arc<Context>, mut jumps: watch::Receiver<()>)
 enum RoundError {
     #[error(transparent)]
     NotYet(#[from] NotYet),
+    #[error("policies, windows and matrices cannot be read: {}", super::terse(.0))]
+    Live(Box<kube::Error>),
     #[error("status: {}", super::terse(.0))]
     Status(Box<kube::Error>),
     #[error(transparent)]
@@ -59,6 +61,7 @@ impl RoundError {
     fn is_conflict(&self) -> bool {
         match self {
             Self::NotYet(_) => true,
+            Self::Live(_) => false,
             Self::Status(error) => {
                 matches!(error.as_ref(), kube::Error::Api(s) if s.is_conflict() || s.is_not_found())
             }
@@ -107,10 +110,16 @@ async fn reconcile(seen: Arc<Upgrade>, context: Arc<Context>) -> Result<Action, 
         context.forget_local(&kube::ResourceExt::namespace(upgrade.as_ref()).unwrap_or_default());
         return Ok(Action::await_change());
     }
-    let observed = observe(&context, &upgrade, &plan).await?;
+    let known = context.snapshot.load();
+    let observed = observe(&context, &known, &upgrade, &plan).await?;
     // step
-    let now = clock::now();
-    let outcome = step(&plan, &observed, &before, now);
+    let mut outcome = step(&plan, &observed, &before, clock::now());
+    if outcome.passes {
+        let live = live::snapshot(&context.client, &known, &upgrade).await;
+        let live = live.map_err(|e| RoundError::Live(Box::new(e)))?;
+        let observed = observe(&context, &live, &upgrade, &plan).await?;
+        outcome = step(&plan, &observed, &before, clock::now());
+    }
     // status first: it is the write-ahead log of what is applied next
     let upgrade = write(&context, upgrade, outcome.status)
         .await
