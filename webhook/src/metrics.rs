@@ -30,6 +30,7 @@ pub struct Metrics {
     duration: Family<PathLabel, Histogram>,
     silence: Family<ResourceLabel, Gauge>,
     certificate_expiry: Gauge,
+    connections: Gauge,
     break_glass: Counter,
     break_glass_active: Gauge,
     /// Every store has been listed.
@@ -46,6 +47,15 @@ pub struct Metrics {
     asked: AtomicU64,
     /// Seconds from `started` to the last sign of life of each watch.
     heard: [(&'static str, AtomicU64); 6],
+}
+
+/// A connection that is open.
+pub struct Connected(Gauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -96,6 +106,12 @@ impl Metrics {
             "When the serving certificate ends, in Unix time",
             certificate_expiry.clone(),
         );
+        let connections = Gauge::default();
+        registry.register(
+            "admission_connections",
+            "Connections that the API server keeps open, busy or idle",
+            connections.clone(),
+        );
         let (break_glass, break_glass_active) = (Counter::default(), Gauge::default());
         registry.register("break_glass", "BreakGlasses opened", break_glass.clone());
         registry.register(
@@ -111,6 +127,7 @@ impl Metrics {
             duration,
             silence,
             certificate_expiry,
+            connections,
             synced: AtomicBool::new(false),
             tls: AtomicBool::new(false),
             injected: AtomicBool::new(false),
@@ -154,6 +171,17 @@ impl Metrics {
     pub fn quiet(&self) -> Duration {
         let asked = self.asked.load(Ordering::Relaxed);
         Duration::from_millis(self.milliseconds().saturating_sub(asked))
+    }
+
+    /// A connection was accepted; it is open until what is returned is dropped.
+    pub fn connected(&self) -> Connected {
+        self.connections.inc();
+        Connected(self.connections.clone())
+    }
+
+    /// Whether any connection is open, busy or idle.
+    pub fn is_connected(&self) -> bool {
+        self.connections.get() > 0
     }
 
     /// The watch of this resource was heard from just now.

@@ -66,8 +66,9 @@ pub async fn serve(
         };
         let (acceptor, settings) = (acceptor.clone(), Arc::clone(&settings));
         let watcher = graceful.watcher();
+        let connected = settings.metrics.connected();
         tokio::spawn(async move {
-            let _slot = slot;
+            let _open = (slot, connected);
             let shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
             let Ok(Ok(stream)) = shaken else {
                 tracing::debug!("a TLS handshake failed");
