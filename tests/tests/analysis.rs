@@ -428,6 +428,65 @@ async fn a_template_that_cannot_be_measured_by_is_refused_when_it_is_written() {
 }
 
 #[tokio::test]
+async fn measuring_takes_the_rights_to_what_is_measured_by() {
+    let (lab, shop) = shop().await;
+    let job = json!({"metrics": [{"name": "smoke", "provider": {"job": {"spec": {"template": {"spec": {
+        "restartPolicy": "Never", "containers": [{"name": "smoke", "image": "smoke:v1"}]}}}}}}]});
+    template(&shop, "smoke", &job).await;
+    let sends = json!({"args": [{"name": "host"},
+        {"name": "token", "valueFrom": {"secretKeyRef": {"name": "gauge", "key": "token"}}}],
+        "metrics": [{"name": "rate", "provider": {"web": {"url": "http://{{args.host}}/",
+            "headers": [{"key": "Authorization", "value": "{{args.token}}"}]}}}]});
+    template(&shop, "sends", &sends).await;
+    shop.deploy("web", 1, json!({})).await.unwrap();
+    let ns = shop.namespace.as_str();
+    let may = |rules: &[&str]| {
+        let output = lab.cluster.kubectl().args(["-n", ns]).args(rules).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    may(&["create", "role", "patches", "--verb=patch", "--resource=deployments"]);
+    may(&["create", "rolebinding", "patches", "--role=patches", "--user=mallory"]);
+    may(&["create", "rolebinding", "asks", "--clusterrole=kubectl-upgrade-edit", "--user=mallory"]);
+    let mallory = lab.cluster.kubeconfig_for("mallory", &["people"]).unwrap();
+    let start = |step: Value| {
+        let strategy = steps(&[weight(50), step, weight(100)]);
+        let images = json!([{"container": "web", "from": "web:v1", "to": "web:v2"}]);
+        let object = json!({"apiVersion": "kubectl-upgrade.dev/v1alpha1", "kind": "Upgrade",
+            "metadata": {"name": "up", "namespace": ns}, "spec": {"stages": [{"name": "web",
+                "workloads": {"strategy": strategy,
+                    "targets": [{"kind": "Deployment", "name": "web", "images": images}]}}]}});
+        let mut command = lab.cluster.kubectl_with(&mallory);
+        command.args(["create", "--dry-run=server", "-f", "-"]);
+        say(&mut command, &object.to_string()).unwrap()
+    };
+    upgrade_sandbox::eventually("mallory's rights", PATIENCE, || async {
+        let said = start(json!({"pause": {}}));
+        anyhow::ensure!(said.code == Some(0), "{}", said.err);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let chosen = json!([{"name": "host", "value": "mallory.example"}]);
+    for (step, lacks) in [
+        (by("smoke", &json!([])), "`create` on jobs.batch"),
+        (by("not-yet", &json!([])), "`create` on jobs.batch"),
+        (by("sends", &chosen), "`get` on secrets/gauge"),
+    ] {
+        let said = start(step);
+        assert!(said.code != Some(0) && said.err.contains(lacks), "{lacks}: {}", said.err);
+    }
+    may(&["create", "role", "runs", "--verb=create", "--resource=jobs"]);
+    may(&["create", "rolebinding", "runs", "--role=runs", "--user=mallory"]);
+    upgrade_sandbox::eventually("the right to make Jobs", PATIENCE, || async {
+        let said = start(by("smoke", &json!([])));
+        anyhow::ensure!(said.code == Some(0), "{}", said.err);
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
 async fn templates_of_argo_rollouts_work_as_they_are() {
     let (lab, shop) = shop().await;
     // Only read while the test runs, from the module's own archive.

@@ -3,6 +3,7 @@
 //! the invariants hold in every cell, and the number of cells is printed.
 
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
@@ -71,6 +72,15 @@ const INCIDENTS: [Incident; 11] = [
     Incident::Quota,
     Incident::Killed,
 ];
+
+impl Incident {
+    /// How long the way to the next rest or the end may take. After each pod that a quota refused the
+    /// native controller waits twice as long before it tries again: a minute of refusals is followed
+    /// by more than a minute of waiting.
+    fn patience(self) -> Duration {
+        if self == Self::Quota { 6 * PATIENCE } else { 2 * PATIENCE }
+    }
+}
 
 impl Strategy {
     const ALL: [Self; 7] = [
@@ -334,7 +344,7 @@ impl Run {
                 })
             };
             let waiting = await_condition(shop.upgrades(), "up", ended);
-            let found = match tokio::time::timeout(2 * PATIENCE, waiting).await {
+            let found = match tokio::time::timeout(self.cell.incident.patience(), waiting).await {
                 Ok(found) => found?,
                 Err(_) => bail!("no end: {:?}", shop.upgrades().get("up").await?.status),
             };

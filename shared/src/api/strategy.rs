@@ -62,6 +62,18 @@ impl Strategy {
             _ => StrategyName::Canary,
         }
     }
+
+    /// Every analysis that it asks for: beside the steps, at steps, around a promotion.
+    pub fn analyses(&self) -> impl Iterator<Item = &super::analysis::AnalysisRef> {
+        let canary = self.canary.iter().flat_map(|c| {
+            c.analysis.iter().chain(c.steps.iter().filter_map(|s| s.analysis.as_ref()))
+        });
+        let around = self
+            .blue_green
+            .iter()
+            .flat_map(|b| b.pre_promotion_analysis.iter().chain(&b.post_promotion_analysis));
+        canary.chain(around)
+    }
 }
 
 /// Settings of the rolling strategy: the workload's own knobs apply, so there are none yet.

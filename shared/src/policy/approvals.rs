@@ -51,6 +51,7 @@ pub(super) fn question(
         }),
         access: vec![AccessNeed::One(Access::upgrade("approve", &review.namespace, &spec.upgrade))],
         labels: if view.governed() { LabelsOf::Targets } else { LabelsOf::Nothing },
+        templates: Vec::new(),
         on_behalf_of: None,
         topic: Topic::Approval(ApprovalTopic {
             namespace: review.namespace.to_string(),

@@ -68,7 +68,8 @@ pub fn decide(snapshot: &Snapshot, review: &Review<'_>, now: Timestamp) -> Verdi
 ///
 /// An answer that is missing or failed is a refusal, never a pass.
 pub fn confirm(question: &Question, answers: &Answers) -> Result<(), Box<Refusal>> {
-    rights(question, &answers.access)?;
+    rights(question, question.access.len(), &answers.access)?;
+    rights(question, question.templates.len(), &answers.templates)?;
     let live = match (&question.upgrade, &answers.upgrade) {
         (None, _) => None,
         (Some(_), Live::Found(upgrade)) => Some(upgrade.as_ref()),
@@ -101,8 +102,8 @@ pub fn confirm(question: &Question, answers: &Answers) -> Result<(), Box<Refusal
     }
 }
 
-fn rights(question: &Question, answers: &[Granted]) -> Result<(), Box<Refusal>> {
-    if answers.len() != question.access.len() {
+fn rights(question: &Question, asked: usize, answers: &[Granted]) -> Result<(), Box<Refusal>> {
+    if answers.len() != asked {
         return Err(unconfirmed("checking your rights", "an access review is missing").into());
     }
     for answer in answers {

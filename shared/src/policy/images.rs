@@ -62,6 +62,7 @@ pub fn question(
         upgrade: Some(UpgradeRef { namespace: place.namespace.into(), name: upgrade.to_owned() }),
         access: Vec::new(),
         labels: LabelsOf::Nothing,
+        templates: Vec::new(),
         on_behalf_of: None,
         topic: Topic::Images(ImagesTopic {
             kind: new.kind,

@@ -16,7 +16,7 @@
 //! | [`rules`] | what a policy says of an Upgrade; asked again before it starts |
 //! | [`refusal`] | what a refusal says |
 
-mod analysis;
+pub mod analysis;
 mod approvals;
 pub mod compatibility;
 mod create;
@@ -47,7 +47,8 @@ pub mod workload;
 pub use decide::{Verdict, confirm, decide};
 pub use modes::{Manner, Note};
 pub use question::{
-    Access, AccessNeed, Answers, Granted, Labelled, LabelsOf, Live, Question, Seen, UpgradeRef,
+    Access, AccessNeed, Answers, Granted, Labelled, LabelsOf, Live, Question, Seen, TemplateUse,
+    UpgradeRef,
 };
 pub use refusal::{Reason, Refusal};
 pub use review::{Operation, Review, Subject, User};

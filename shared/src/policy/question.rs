@@ -16,6 +16,8 @@ pub struct Question {
     pub access: Vec<AccessNeed>,
     /// The workloads whose labels to read: they say which policies hold.
     pub labels: LabelsOf,
+    /// AnalysisTemplates to read: what they make the controller do takes rights of its own.
+    pub templates: Vec<TemplateUse>,
     /// In whose name our own controller asks, where it does: the rights must be theirs.
     pub on_behalf_of: Option<Identity>,
     pub(super) topic: Topic,
@@ -76,6 +78,17 @@ pub enum LabelsOf {
     Targets,
 }
 
+/// An AnalysisTemplate that an Upgrade measures by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TemplateUse {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The Upgrade gives arguments of its own choice, and so may say where its requests go.
+    pub with_args: bool,
+}
+
 /// Labels of workloads; one that is not there has none.
 pub type Labelled = BTreeMap<(WorkloadKind, String), Labels>;
 
@@ -125,6 +138,8 @@ pub struct Answers {
     pub access: Vec<Granted>,
     /// The labels.
     pub labels: Seen,
+    /// One answer for each of [`Question::templates`], in order.
+    pub templates: Vec<Granted>,
 }
 
 /// What the question is about, kept for the end.

@@ -7,7 +7,7 @@ use super::question::{Access, AccessNeed, LabelsOf, Question, StartTopic, Topic}
 use super::refusal::{Reason, Refusal};
 use super::review::{Change, Operation, Review};
 use super::snapshot::{Snapshot, UpgradeView, targets};
-use super::{identities, jobs};
+use super::{analysis, identities, jobs};
 use crate::api::upgrade::{Control, OnConflict, WorkloadTarget};
 use crate::api::{FINALIZER, Identity, Upgrade, WorkloadKind};
 use crate::image::same;
@@ -124,6 +124,7 @@ fn may_change(
         upgrade: None,
         access,
         labels,
+        templates: analysis::uses(new, &review.namespace),
         on_behalf_of: of,
         topic: Topic::Start(StartTopic { object, username, spec: new.spec.clone(), view }),
     }
@@ -316,6 +317,7 @@ fn verbs_on(review: &Review<'_>, name: &str, verbs: &[&'static str]) -> Question
         upgrade: None,
         access: verbs.iter().copied().map(access).collect(),
         labels: LabelsOf::Nothing,
+        templates: Vec::new(),
         on_behalf_of: None,
         topic: rights(
             review,

@@ -1,4 +1,4 @@
-//! The one live read on the allow path, and access reviews.
+//! The one live read on the allow path, access reviews, and the templates that they depend on.
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
@@ -10,11 +10,12 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use upgrade_core::api::{Identity, Upgrade, WorkloadKind};
+use upgrade_core::api::{AnalysisTemplate, Identity, Upgrade, WorkloadKind};
+use upgrade_core::policy::analysis;
 use upgrade_core::policy::snapshot::targets;
 use upgrade_core::policy::{
-    Access, AccessNeed, Answers, Granted, Labelled, LabelsOf, Live, Question, Seen, UpgradeRef,
-    User,
+    Access, AccessNeed, Answers, Granted, Labelled, LabelsOf, Live, Question, Seen, TemplateUse,
+    UpgradeRef, User,
 };
 
 /// Time for everything that a question asks, together. The API server waits five seconds.
@@ -36,13 +37,42 @@ pub async fn answer(client: &Client, question: &Question, user: &User<'_>) -> An
         let needs = question.access.iter().map(|need| granted(client, need, user));
         futures::future::join_all(needs).await
     };
-    let both = async { tokio::join!(upgrade, access) };
-    if let Ok(((upgrade, labels), access)) = tokio::time::timeout(LIMIT, both).await {
-        return Answers { upgrade, access, labels };
+    let templates = async {
+        let read = question.templates.iter().map(|template| measured(client, template, user));
+        futures::future::join_all(read).await
+    };
+    let all = async { tokio::join!(upgrade, access, templates) };
+    if let Ok(((upgrade, labels), access, templates)) = tokio::time::timeout(LIMIT, all).await {
+        return Answers { upgrade, access, labels, templates };
     }
     let why = "the API server did not answer within 1 s".to_owned();
-    let access = vec![Granted::Failed(why.clone()); question.access.len()];
-    Answers { upgrade: Live::Failed(why.clone()), access, labels: Seen::Failed(why) }
+    let failed = |count| vec![Granted::Failed(why.clone()); count];
+    Answers {
+        upgrade: Live::Failed(why.clone()),
+        access: failed(question.access.len()),
+        templates: failed(question.templates.len()),
+        labels: Seen::Failed(why),
+    }
+}
+
+/// Whether the user has every right that measuring by a template takes, as it is now.
+async fn measured(client: &Client, template: &TemplateUse, user: &User<'_>) -> Granted {
+    let api: Api<AnalysisTemplate> = Api::namespaced(client.clone(), &template.namespace);
+    let found = match api.get_opt(&template.name).await {
+        Ok(found) => found,
+        Err(error) => return Granted::Failed(error.to_string()),
+    };
+    let needs = analysis::rights(template, found.as_ref());
+    let answers = needs.iter().map(|need| granted(client, need, user));
+    let mut missing = Vec::new();
+    for answer in futures::future::join_all(answers).await {
+        match answer {
+            Granted::Yes => {}
+            Granted::No(more) => missing.extend(more),
+            failed @ Granted::Failed(_) => return failed,
+        }
+    }
+    if missing.is_empty() { Granted::Yes } else { Granted::No(missing) }
 }
 
 async fn labels(client: &Client, wanted: &LabelsOf, upgrade: &Live) -> Seen {

@@ -47,6 +47,7 @@ fn end_in(
         return outcome(&verdict).to_owned();
     };
     let answers = Answers {
+        templates: vec![],
         upgrade: Live::Found(Box::new(live.clone())),
         access: vec![granted],
         labels: Seen::Found(Labelled::new()),
@@ -198,6 +199,7 @@ fn a_mismatch_names_the_command_for_what_comes_next() {
         panic!("no question")
     };
     let answers = Answers {
+        templates: vec![],
         upgrade: Live::Found(Box::new(live)),
         access: vec![Granted::Yes],
         labels: Seen::Found(Labelled::new()),
@@ -248,6 +250,7 @@ fn only_the_approvers_of_every_policy_approve() {
             panic!("no question")
         };
         let answers = |labels| Answers {
+            templates: vec![],
             upgrade: Live::Found(Box::new(live.clone())),
             access: vec![Granted::Yes],
             labels,
