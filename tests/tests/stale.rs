@@ -1,4 +1,4 @@
-//! Watches that have fallen behind: what a policy or a freeze forbids is not begun on the strength of
+//! Watches that have fallen behind: what a policy, a freeze or a person forbids is not begun on the strength of
 //! a store that has not heard of it.
 
 use std::time::Duration;
@@ -15,13 +15,14 @@ use upgrade_sandbox::scenario::Shop;
 use upgrade_sandbox::{ControlPlane, eventually, product};
 
 /// What others ask of an Upgrade.
-const GOVERNANCE: [&str; 3] = ["upgradepolicies", "maintenancewindows", "compatibilitymatrices"];
+const GOVERNANCE: [&str; 4] =
+    ["upgradepolicies", "maintenancewindows", "compatibilitymatrices", "upgradeapprovals"];
 
 /// Our service account may list them from now on, and not watch them.
 async fn deafen(cluster: &ControlPlane) -> Result<()> {
     let client = cluster.client().await?;
-    let roles: Api<ClusterRole> = Api::all(client.clone());
-    let mut role = roles.get("kubectl-upgrade-webhook").await?;
+    let api: Api<ClusterRole> = Api::all(client.clone());
+    let mut role = api.get("kubectl-upgrade-webhook").await?;
     let rules = role.rules.as_mut().context("no rules")?;
     for rule in rules.iter_mut().filter(|r| r.verbs.iter().any(|v| v == "watch")) {
         if let Some(resources) = &mut rule.resources {
@@ -34,7 +35,7 @@ async fn deafen(cluster: &ControlPlane) -> Result<()> {
         verbs: vec!["list".to_owned()],
         ..PolicyRule::default()
     });
-    roles.replace("kubectl-upgrade-webhook", &PostParams::default(), &role).await?;
+    api.replace("kubectl-upgrade-webhook", &PostParams::default(), &role).await?;
     let reviews: Api<SubjectAccessReview> = Api::all(client);
     let review = SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
@@ -75,11 +76,20 @@ async fn what_no_watch_has_told_of_still_holds() -> Result<()> {
     frozen.deploy("web", 2, json!({})).await?;
     asks.upgrade("up", &["web"], "web:v2", &rolling).await?;
     frozen.upgrade("up", &["web"], "web:v2", &rolling).await?;
+    let rejected = Shop::open(cluster, 0).await?;
+    rejected.deploy("web", 2, json!({})).await?;
+    let soon = jiff::Timestamp::now() + Duration::from_secs(12);
+    let later = json!({ "notBefore": soon.to_string() });
+    rejected.upgrade_with("up", &["web"], "web:v2", &rolling, later).await?;
+    rejected
+        .approve("up", "bob", &["system:masters"], json!({"decision": "Rejected", "reason": "no"}))
+        .await?;
 
     asks.phase("up", Phase::AwaitingApproval).await?;
     let waits = frozen.says("up", "year's end").await?;
     assert_eq!(waits.status.context("no status")?.phase, Phase::Pending);
-    for shop in [&asks, &frozen] {
+    rejected.phase("up", Phase::Rejected).await?;
+    for shop in [&asks, &frozen, &rejected] {
         assert_eq!(shop.split("web", "web:v2").await?, (2, 0));
     }
     Ok(())

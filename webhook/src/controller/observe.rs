@@ -1,5 +1,6 @@
 //! Observe: everything a round is decided on, from the stores.
 
+use super::live::Wishes;
 use super::watches::{Context, Local};
 use kube::core::DynamicObject;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -7,7 +8,7 @@ use kube::{Resource, ResourceExt};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use upgrade_core::api::{FINALIZER, Phase, Upgrade, UpgradeApproval, WorkloadKind};
+use upgrade_core::api::{FINALIZER, Phase, Upgrade, WorkloadKind};
 use upgrade_core::engine::governance::Door;
 use upgrade_core::engine::objects::Sight;
 use upgrade_core::engine::observed::{Observed, Rival, Workload};
@@ -27,13 +28,14 @@ pub enum NotYet {
     Unsynced,
 }
 
-/// What a round is decided on; `snapshot` is what is known of policies, windows and matrices.
+/// What a round is decided on.
 pub async fn observe(
     context: &Context,
-    snapshot: &Snapshot,
+    wishes: &Wishes,
     upgrade: &Upgrade,
     plan: &Plan,
 ) -> Result<Observed, NotYet> {
+    let snapshot = wishes.snapshot.as_ref();
     let namespace = upgrade.namespace().unwrap_or_default();
     let local = context.local(&namespace).await;
     let view =
@@ -70,7 +72,7 @@ pub async fn observe(
         created: upgrade.creation_timestamp().map(|t| t.0),
         deleting: upgrade.metadata.deletion_timestamp.is_some(),
         held: finalizers.iter().any(|f| f == FINALIZER),
-        approvals: approvals(context, upgrade),
+        approvals: wishes.approvals.clone(),
         governance,
         objects,
         answers: context.asked.answers(&uid),
@@ -184,16 +186,6 @@ async fn compatibility(
     let stages = upgrade.spec.stages.get(first..).unwrap_or_default();
     let labels = |kind: WorkloadKind, name: &str| labels(context, &namespace, kind, name);
     crate::facts::judge(&context.client, snapshot, &namespace, stages, labels).await
-}
-
-/// Approvals and rejections that name this Upgrade and no namesake.
-fn approvals(context: &Context, upgrade: &Upgrade) -> Vec<UpgradeApproval> {
-    let (namespace, name, uid) = (upgrade.namespace(), upgrade.name_any(), upgrade.uid());
-    let all = context.approvals.state();
-    let ours = all.iter().filter(|a| {
-        a.namespace() == namespace && a.spec.upgrade == name && a.spec.upgrade_uid == uid
-    });
-    ours.map(|a| a.as_ref().clone()).collect()
 }
 
 /// An object that is older than what we wrote ourselves is no ground for a decision.

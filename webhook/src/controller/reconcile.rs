@@ -1,10 +1,11 @@
 //! The five steps of a round.
 
 use super::apply::{ApplyError, perform};
+use super::live::Wishes;
 use super::observe::{NotYet, observe};
+use super::orders;
 use super::status::{newest, write};
 use super::watches::{Context, Queue};
-use super::{live, orders};
 use crate::clock;
 use futures::{StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -49,7 +50,7 @@ pub async fn follow_clock(context: Arc<Context>, mut jumps: watch::Receiver<()>)
 enum RoundError {
     #[error(transparent)]
     NotYet(#[from] NotYet),
-    #[error("policies, windows and matrices cannot be read: {}", super::terse(.0))]
+    #[error("policies, windows, matrices and approvals cannot be read: {}", super::terse(.0))]
     Live(Box<kube::Error>),
     #[error("status: {}", super::terse(.0))]
     Status(Box<kube::Error>),
@@ -110,12 +111,12 @@ async fn reconcile(seen: Arc<Upgrade>, context: Arc<Context>) -> Result<Action, 
         context.forget_local(&kube::ResourceExt::namespace(upgrade.as_ref()).unwrap_or_default());
         return Ok(Action::await_change());
     }
-    let known = context.snapshot.load();
+    let known = Wishes::known(&context, &upgrade);
     let observed = observe(&context, &known, &upgrade, &plan).await?;
     // step
     let mut outcome = step(&plan, &observed, &before, clock::now());
     if outcome.passes {
-        let live = live::snapshot(&context.client, &known, &upgrade).await;
+        let live = known.live(&context, &upgrade).await;
         let live = live.map_err(|e| RoundError::Live(Box::new(e)))?;
         let observed = observe(&context, &live, &upgrade, &plan).await?;
         outcome = step(&plan, &observed, &before, clock::now());
