@@ -1,11 +1,16 @@
-//! System C, a small cluster's update runbook: what its users do, row by row. C4 (a canary Ingress)
-//! is in `traffic`, C7 (undo, verify, tell Slack) in `notifications`, C8 (every week by itself) in
-//! `gates`.
+//! System C, a small cluster's update runbook: what its users do, row by row. C8 (every week by itself)
+//! is in `gates`.
+
+mod receiver;
+mod routed;
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use receiver::Receiver;
+use routed::{apply, carries, face, kind, only_services, serve, services};
+use serde_json::{Value, json};
 use upgrade_core::api::Phase;
-use upgrade_sandbox::scenario::{canary, lab};
+use upgrade_sandbox::eventually;
+use upgrade_sandbox::scenario::{PATIENCE, canary, lab};
 
 #[tokio::test]
 async fn c3_a_rolling_update_goes_by_the_owners_knobs() -> Result<()> {
@@ -56,5 +61,80 @@ async fn c3_a_canary_keeps_them_too_and_gives_them_back() -> Result<()> {
         seen.min_ready
     );
     shop.assert_untouched("web", &before).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn c4_a_canary_ingress_carries_10_and_50_percent_and_an_undo_takes_it_away() -> Result<()> {
+    let shop = lab().await.shop(0).await?;
+    let ingresses = kind("networking.k8s.io/v1", "Ingress", "ingresses");
+    serve(&shop, "web", 4).await?;
+    let before = shop.deployments().get("web").await?;
+    let ingress = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web"},
+        "spec": {"ingressClassName": "nginx", "defaultBackend":
+            {"service": {"name": "web", "port": {"number": 80}}}},
+    });
+    apply(&shop, &ingresses, &ingress).await?;
+    let face_before = face(&shop, &ingresses, "web").await?;
+    let weight = |i: &Value| {
+        let annotations = &i["metadata"]["annotations"];
+        let canary = annotations["nginx.ingress.kubernetes.io/canary"] == "true";
+        let weight = annotations["nginx.ingress.kubernetes.io/canary-weight"].as_str()?;
+        canary.then(|| weight.parse().ok()).flatten()
+    };
+    let routing = json!({"nginx": {"stableIngress": "web"}});
+    let strategy = routed::routed(&["10", "", "50", "", "100"], &routing);
+    shop.upgrade("up", &["web"], "web:v2", &strategy).await?;
+    for (step, share) in [(1, 10), (3, 50)] {
+        shop.rests_at("up", step).await?;
+        carries(&shop, &ingresses, "web-web-canary", weight, Some(share)).await?;
+        let new = services(&shop).get("web-canary").await?.spec.context("a spec")?;
+        assert!(new.selector.is_some_and(|s| s.contains_key("pod-template-hash")));
+        if step == 1 {
+            shop.promote("up").await?;
+        }
+    }
+    shop.steer("up", json!({"control": {"abort": true}})).await?;
+    shop.phase("up", Phase::Aborted).await?;
+    carries(&shop, &ingresses, "web-web-canary", weight, None).await?;
+    assert_eq!(face(&shop, &ingresses, "web").await?, face_before);
+    only_services(&shop, &["web"]).await?;
+    shop.assert_untouched("web", &before).await
+}
+
+#[tokio::test]
+async fn c7_a_failure_is_undone_verified_and_told_to_slack() -> Result<()> {
+    let shop = lab().await.shop(0).await?;
+    let slack = Receiver::start(&shop, "slack", 0).await?;
+    let all = Receiver::start(&shop, "all", 0).await?;
+    let template = "{name} in {namespace}: {phase} after {previous}. {message}";
+    shop.policy(json!({"notifications": [
+        {"receiver": slack.secret, "phases": ["RolledBack", "Degraded"], "format": "Slack", "template": template},
+        {"receiver": all.secret},
+    ]}))
+    .await?;
+    let before = shop.deploy("web", 4, json!({})).await?;
+    shop.upgrade("up", &["web"], "web:v2-crash-after-1s", &canary(&["50", "", "100"])).await?;
+    shop.phase("up", Phase::RolledBack).await?;
+    assert_eq!(shop.split("web", "web:v2-crash-after-1s").await?, (4, 0));
+    shop.assert_untouched("web", &before).await?;
+    eventually("both to be told", PATIENCE, || async {
+        anyhow::ensure!(slack.heard().len() == 1 && !all.heard().is_empty());
+        let last = all.heard().last().cloned().unwrap_or_default();
+        anyhow::ensure!(last["phase"] == "RolledBack", "{last}");
+        Ok(())
+    })
+    .await?;
+    let text = slack.heard()[0].clone();
+    assert_eq!(text.as_object().map(serde_json::Map::len), Some(1), "Slack takes `text` alone");
+    let text = text["text"].as_str().context("a text")?;
+    let begins =
+        format!("up in {}: RolledBack after RollingBack. taken back: pod ", shop.namespace);
+    assert!(text.starts_with(&begins), "{text}");
+    let phases: Vec<_> = all.heard().iter().map(|b| b["phase"].clone()).collect();
+    assert_eq!(phases.first(), Some(&json!("Progressing")));
+    assert!(phases.ends_with(&[json!("RollingBack"), json!("RolledBack")]), "{phases:?}");
+    assert!(phases.windows(2).all(|two| two[0] != two[1]), "each transition once: {phases:?}");
     Ok(())
 }

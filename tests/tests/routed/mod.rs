@@ -1,4 +1,5 @@
 //! What tests of traffic share: a shop with a Service and a route, and who watches both.
+#![allow(dead_code, reason = "each area of tests uses a part")]
 
 use std::sync::{Arc, Mutex};
 

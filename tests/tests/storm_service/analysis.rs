@@ -1,14 +1,12 @@
 //! Analyses on the real API server: a real Prometheus, Datadog's requests, any web server, Jobs and
 //! objects of the namespace.
 
-mod meters;
-
+use crate::meters::{Prometheus, Server};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, PostParams};
-use meters::{Prometheus, Server};
 use serde_json::{Value, json};
 use upgrade_core::api::{AnalysisPhase, AnalysisTemplate, Phase, Upgrade, UpgradeStatus};
 use upgrade_sandbox::scenario::{Lab, Shop, lab, say};

@@ -1,13 +1,11 @@
-//! Traffic of a canary through the routers' own kinds (SYSTEMS C4, D4, D9): the order of weights and
+//! Traffic of a canary through the routers' own kinds (SYSTEMS D4, D9): the order of weights and
 //! endpoints, and that everything is afterwards what it was.
 
-mod routed;
-
-use kube::api::{Patch, PatchParams};
-use routed::{
-    Order, apply, by_route, carries, create, face, http_route, in_route, kind, objects,
+use crate::routed::{
+    self, Order, apply, by_route, carries, create, face, http_route, in_route, kind, objects,
     only_services, routed, serve, services, version, web_route,
 };
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use upgrade_core::api::Phase;
 use upgrade_sandbox::scenario::{Lab, PATIENCE, Shop, canary, lab};
@@ -205,7 +203,7 @@ async fn d4_gateway_a_route_that_its_controller_refuses_is_not_relied_on() {
 }
 
 #[tokio::test]
-async fn c4_d4_nginx_a_canary_ingress_carries_the_weight_and_goes_again() {
+async fn d4_nginx_a_canary_ingress_carries_the_weight_and_goes_again() {
     let (_, shop) = shop().await;
     let ingresses = kind("networking.k8s.io/v1", "Ingress", "ingresses");
     serve(&shop, "web", 3).await.unwrap();

@@ -1,6 +1,15 @@
 //! System D, StormService rollout orchestration: what its users do, row by row, on the real API
-//! server, with kubectl where they use it. Rows that need a router or a metrics server of their own
-//! are proven at length in `traffic`, `blue_green` and `analysis`; here each is driven once.
+//! server, with kubectl where they use it. D2, D4 and D7 have a file each: `blue_green`, `traffic` and
+//! `analysis`.
+
+mod analysis;
+mod blue_green;
+mod meters;
+#[path = "../routed/mod.rs"]
+mod routed;
+#[path = "../services/mod.rs"]
+mod services;
+mod traffic;
 
 use anyhow::{Context, Result, ensure};
 use kube::api::{Patch, PatchParams};

@@ -1,13 +1,11 @@
 //! Blue-green of native Deployments on a real control plane: what the clients of the active Service
 //! can reach is read from the watch of its EndpointSlices.
 
-mod services;
-
+use crate::services::{self, Clients, apply, assert_given_back, hash, serve, services};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use services::{Clients, apply, assert_given_back, hash, serve, services};
 use std::time::{Duration, Instant};
 use upgrade_core::api::{BlueGreenPhase, BlueGreenStatus, Phase, Upgrade};
 use upgrade_sandbox::scenario::{PATIENCE, Shop, lab};
