@@ -149,7 +149,7 @@ async fn steps_and_strategies_of_an_upgrade() {
             json!({}),
             &[
                 "spec.stages[0].workloads.strategy.canary.steps[0]",
-                "exactly one of `setWeight`, `pause` and `analysis`",
+                "exactly one of `setWeight`, `setReplicas`, `pause` and `analysis`",
             ],
         ),
         bad(
@@ -157,7 +157,7 @@ async fn steps_and_strategies_of_an_upgrade() {
             json!({}),
             &[
                 "spec.stages[0].workloads.strategy.canary.steps[0]",
-                "exactly one of `setWeight`, `pause` and `analysis`",
+                "exactly one of `setWeight`, `setReplicas`, `pause` and `analysis`",
             ],
         ),
         bad(

@@ -171,8 +171,7 @@ impl Walk<'_> {
         let stage = self.plan.stages.get(at.stage)?;
         // A step that is a pause changes nothing: the next weight is what is approved. A stage
         // without steps is one as a whole.
-        let weight =
-            || stage.steps().iter().skip(at.step).position(|s| matches!(s, Step::Weight(_)));
+        let weight = || stage.steps().iter().skip(at.step).position(Step::moves);
         let step = match &stage.kind {
             StageKind::Workloads(_) => weight().map(|n| n + at.step)?,
             StageKind::Job(_) => 0,

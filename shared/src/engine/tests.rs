@@ -18,6 +18,7 @@ mod analysis;
 mod arithmetic;
 mod hold;
 mod jobs;
+mod replicas;
 
 /// An Upgrade, the Deployment under the model, and a clock.
 struct Bench {

@@ -56,7 +56,7 @@ impl<'a> Walk<'a> {
         match self.analyse(&run, asked) {
             AnalysisMove::Wait | AnalysisMove::Passed => {
                 // At a pause or an analysis the rest is that of the step.
-                if matches!(stage.steps.get(at), Some(Step::Weight(_))) {
+                if stage.steps.get(at).is_some_and(Step::moves) {
                     self.end_rest();
                 }
                 None
