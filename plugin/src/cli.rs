@@ -133,7 +133,7 @@ pub struct StrategyArgs {
     /// How each workload gets there [default: rolling; canary with --steps; blueGreen with --active-service]
     #[arg(long, value_enum, value_name = "STRATEGY")]
     pub strategy: Option<StrategyName>,
-    /// Steps of a canary: weights in percent, `pause`, `pause:5m`, `analysis:TEMPLATE` [default: 10,pause,50,pause,100]
+    /// Steps of a canary: weights in percent, `replicas:3`, `pause`, `pause:5m`, `pause:approval`, `analysis:TEMPLATE` [default: 10,pause,50,pause,100]
     #[arg(long, value_name = "STEPS")]
     pub steps: Option<String>,
     /// How a Service is switched.

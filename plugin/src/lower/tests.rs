@@ -44,6 +44,9 @@ fn steps_have_a_short_form() {
         })
         .collect();
     assert_eq!(text, ["10", "p", "50", "p5m", "p30s", "100"]);
+    let got = steps("replicas:1,pause:5m,replicas:3,50,100").expect("valid");
+    let pods: Vec<_> = got.iter().map(|s| s.set_replicas).collect();
+    assert_eq!(pods, [Some(1), None, Some(3), None, None]);
     let got = steps("10,analysis:success-rate").expect("valid");
     let asked = got[1].analysis.as_ref().expect("an analysis");
     assert_eq!(asked.templates[0].template_name, "success-rate");
@@ -58,6 +61,9 @@ fn bad_steps_name_the_flag_and_the_step() {
         ("50,10", "weight 10 comes after 50"),
         ("10,,20", "an empty step"),
         ("", "an empty step"),
+        ("replicas:0", "`replicas:0` is not a number of pods, at least 1"),
+        ("replicas:x", "`replicas:x` is not a number"),
+        ("replicas:3,50,replicas:2", "replicas:2 comes after replicas:3"),
         ("10,rest", "`rest` is neither a weight nor"),
         ("10,pause:soon", "`soon` is not a duration"),
         ("10,pause:0", "rests for no time"),

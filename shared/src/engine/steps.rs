@@ -142,7 +142,7 @@ impl Share {
 }
 
 /// Reads the list of a canary. After the last step it is at 100, whether the list says so or not.
-pub(super) fn read(stage: usize, list: &[CanaryStep]) -> Result<Vec<Step>, PlanError> {
+pub(crate) fn read(stage: usize, list: &[CanaryStep]) -> Result<Vec<Step>, PlanError> {
     let mut steps = Vec::with_capacity(list.len() + 1);
     let (mut weight, mut pods) = (0, 0);
     for (i, step) in list.iter().enumerate() {
