@@ -286,13 +286,22 @@ pub struct ReleaseArgs {
 
 /// `promote`
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  # Past the pause that it rests at
+  kubectl upgrade promote web-v2
+
+  # Straight to step 4; pauses, analyses and weights before it are left out, approvals are not
+  kubectl upgrade promote web-v2 --to-step 4")]
 pub struct PromoteArgs {
     /// Name and output.
     #[command(flatten)]
     pub base: NameArgs,
     /// Go on past every pause to the end of the stage
-    #[arg(long)]
+    #[arg(long, conflicts_with = "to_step")]
     pub full: bool,
+    /// Go on to this later step of the stage, counted from 0, and leave out what lies between
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub to_step: Option<i32>,
 }
 
 /// `approve`

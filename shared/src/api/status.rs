@@ -292,6 +292,9 @@ pub struct StageStatus {
     /// Where the traffic goes, where a router carries weights or Services were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<super::traffic::TrafficStatus>,
+    /// Why it goes straight to its end, where what it goes to lies in its rollback window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_window: Option<String>,
     /// When the step it is in began; health checks count log lines from then on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_start_time: Option<MicroTime>,

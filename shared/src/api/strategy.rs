@@ -89,6 +89,10 @@ pub struct Canary {
     /// no, the upgrade has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<super::analysis::AnalysisRef>,
+    /// Back to images that ran not long ago it goes straight to the last step: pauses and analyses
+    /// are left out; gates, approvals and health checks are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_window: Option<RollbackWindow>,
     /// The router that carries the weights exactly; without one they are shares of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_routing: Option<TrafficRouting>,
@@ -101,6 +105,17 @@ pub struct Canary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub canary_service: Option<String>,
+}
+
+/// How far back a canary goes without rests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RollbackWindow {
+    /// ReplicaSets, or revisions of a StatefulSet or DaemonSet, before the present one by age, 1 to
+    /// 100. Every target must have the new images in one of them, or run them already.
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 100")
+        .message("rollbackWindow.revisions is a number from 1 to 100"))]
+    pub revisions: i32,
 }
 
 /// One step of a canary; exactly one of its fields is set.

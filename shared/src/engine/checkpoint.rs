@@ -194,6 +194,13 @@ impl Walk<'_> {
         self.word(&(name, i32::try_from(step).ok()), stage)
     }
 
+    /// Whether everybody has said yes to one step whose word it takes.
+    pub(crate) fn step_is_approved(&self, stage: usize, step: usize) -> bool {
+        let name = self.plan.stages.get(stage).map(|s| s.name.clone());
+        let (count, _) = self.count_approvals(&(name, i32::try_from(step).ok()), stage);
+        i32::try_from(count.approved_by.len()).is_ok_and(|n| n >= count.required)
+    }
+
     fn word(&mut self, scope: &(Option<String>, Option<i32>), stage: usize) -> GateStatus {
         let (count, until) = self.count_approvals(scope, stage);
         let missing = count.required - i32::try_from(count.approved_by.len()).unwrap_or(i32::MAX);

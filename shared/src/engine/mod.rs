@@ -380,6 +380,17 @@ impl<'a> Walk<'a> {
             let drift = self.drift_message(shown);
             self.status.message.push_str(&drift);
         }
+        self.say_window(shown);
+    }
+
+    /// Why it goes straight to the end of a stage, where it does.
+    fn say_window(&mut self, stage: usize) {
+        let status = &mut self.status;
+        let window = status.stages.get(stage).and_then(|s| s.rollback_window.as_ref());
+        if let (Some(why), Phase::Progressing | Phase::Paused) = (window, status.phase) {
+            let join = if status.message.is_empty() { "" } else { "; " };
+            status.message = format!("{}{join}{why}", status.message);
+        }
     }
 
     /// A rest says what came up new by itself meanwhile, and which step changed nothing.

@@ -126,6 +126,8 @@ pub struct WorkloadsPlan {
     pub blue_green: Option<BlueGreenPlan>,
     /// Steps; the last weight is 100.
     pub steps: Vec<Step>,
+    /// Of so many revisions before the present one it goes back to each without a rest.
+    pub rollback_window: Option<usize>,
     /// What is measured beside the steps.
     pub background: Option<AnalysisRef>,
     /// Workloads.
@@ -388,7 +390,9 @@ fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<Pla
         || steps.iter().any(|s| s.moves() && !s.share().is_full())
         || traffic.as_ref().is_some_and(Traffic::routes);
     let name = stage.name.clone();
-    let background = workloads.strategy.canary.as_ref().and_then(|c| c.analysis.clone());
+    let background = asked.and_then(|c| c.analysis.clone());
+    let window = asked.and_then(|c| c.rollback_window.as_ref());
+    let rollback_window = window.and_then(|w| usize::try_from(w.revisions).ok());
     let kind = WorkloadsPlan {
         stage: name.clone(),
         canary,
@@ -396,6 +400,7 @@ fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<Pla
         held,
         blue_green,
         steps,
+        rollback_window,
         background,
         targets,
         canary_nodes,

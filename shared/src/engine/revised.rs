@@ -216,6 +216,7 @@ fn revision(revision: &ControllerRevision, pods: &[PodState]) -> Set {
         status_replicas: count(mine()),
         ready: count(mine().filter(|p| p.ready_since.is_some())),
         revision: revision.revision,
+        created: revision.metadata.creation_timestamp.as_ref().map(|t| t.0),
         images: images.into_iter().map(|c| (c.name, c.image)).collect(),
         name,
     }

@@ -34,6 +34,7 @@ impl<'a> Walk<'a> {
             return self.walk_blue_green(index, stage, settings);
         }
         loop {
+            self.jump(index, stage);
             if let Some(ended) = self.walk_background(index, stage) {
                 return ended;
             }
@@ -147,8 +148,18 @@ impl<'a> Walk<'a> {
             let targets = stage.targets.iter().map(fresh).collect();
             let step_start_time = Some(MicroTime(self.now));
             let name = stage.stage.clone();
-            let fresh = StageStatus { name, targets, step_start_time, ..StageStatus::default() };
+            let rollback_window = self.within_window(index, stage);
             self.event(false, "StageStarted", format!("stage {}", stage.stage));
+            if let Some(why) = &rollback_window {
+                self.event(false, "RollbackWindow", format!("stage {}: {why}", stage.stage));
+            }
+            let fresh = StageStatus {
+                name,
+                targets,
+                step_start_time,
+                rollback_window,
+                ..StageStatus::default()
+            };
             self.status.stages.push(fresh);
         }
     }
