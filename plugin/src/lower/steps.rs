@@ -54,13 +54,18 @@ fn pause(duration: Option<String>) -> CanaryStep {
     CanaryStep { pause: Some(Pause { duration, until_approval: false }), ..CanaryStep::default() }
 }
 
-/// An analysis by one template whose arguments all have values.
-fn analysis(template: &str) -> Result<CanaryStep, String> {
+/// An AnalysisTemplate by its name.
+pub(super) fn template(template: &str) -> Result<TemplateRef, String> {
     let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
     if template.is_empty() || !template.chars().all(fine) {
         return Err(format!("`{template}` is not the name of an AnalysisTemplate"));
     }
-    let template = TemplateRef { template_name: template.to_owned(), cluster_scope: None };
+    Ok(TemplateRef { template_name: template.to_owned(), cluster_scope: None })
+}
+
+/// An analysis by one template whose arguments all have values.
+fn analysis(name: &str) -> Result<CanaryStep, String> {
+    let template = template(name)?;
     let asked = AnalysisRef { templates: vec![template], ..AnalysisRef::default() };
     Ok(CanaryStep { analysis: Some(asked), ..CanaryStep::default() })
 }

@@ -139,6 +139,49 @@ fn when_it_may_go_is_checked() {
 }
 
 #[test]
+fn what_a_canary_takes_besides_steps_is_checked() {
+    let base = "k start ds/net --to v2";
+    let canary = |more: &str| {
+        lowered(&format!("{base} {more}")).expect(more).strategy.canary.expect("a canary")
+    };
+    let set = canary("--steps 10 --canary-nodes pool=canary,zone= --rollback-window 3");
+    let labels: Vec<_> = set.canary_nodes.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(labels, ["pool=canary", "zone="]);
+    assert_eq!(set.rollback_window.map(|w| w.revisions), Some(3));
+    let set = canary("--strategy canary --analysis success-rate,service=web,min=0.9=x");
+    let asked = set.analysis.expect("an analysis");
+    assert_eq!(asked.templates[0].template_name, "success-rate");
+    let args: Vec<_> = asked.args.iter().map(|a| (a.name.as_str(), a.value.as_deref())).collect();
+    assert_eq!(args, [("service", Some("web")), ("min", Some("0.9=x"))]);
+    for (more, part) in [
+        ("--canary-nodes a=b", "--canary-nodes belongs to --strategy canary"),
+        ("--analysis t", "--analysis belongs to --strategy canary"),
+        ("--strategy rolling --rollback-window 2", "--rollback-window belongs to"),
+        ("--steps 10 --canary-nodes pool", "`pool` is not KEY=VALUE"),
+        ("--steps 10 --canary-nodes a=b,a=c", "names a label that is given already"),
+        ("--steps 10 --analysis No_One", "`No_One` is not the name of an AnalysisTemplate"),
+        ("--steps 10 --analysis t,x", "`x` is not ARG=VALUE"),
+        ("--steps 10 --analysis t,x=1,x=2", "argument `x` is given twice"),
+    ] {
+        let message = refused(&format!("{base} {more}"));
+        assert!(message.contains(part), "{more}: {message}");
+    }
+    let message = refused("k start deploy/web --to v2 --steps 10 --canary-nodes a=b");
+    assert!(message.contains("is for DaemonSets"), "{message}");
+    assert!(cli("k start ds/net --to v2 --steps 10 --rollback-window 0").is_err());
+}
+
+#[test]
+fn two_that_want_one_workload_are_told_what_to_do() {
+    use upgrade_core::api::upgrade::OnConflict;
+    let said = |more: &str| lowered(&format!("k start deploy/web --to v2 {more}")).expect(more);
+    assert_eq!(said("").on_conflict, None);
+    assert_eq!(said("--on-conflict Queue").on_conflict, Some(OnConflict::Queue));
+    assert_eq!(said("--on-conflict supersede").on_conflict, Some(OnConflict::Supersede));
+    assert!(cli("k start deploy/web --to v2 --on-conflict wait").is_err());
+}
+
+#[test]
 fn waiting_is_checked() {
     let say = |line: &str| match cli(line).expect("clap takes it") {
         Command::Status(args) => status(&args).map_or_else(|e| e.message, |f| format!("{f:?}")),

@@ -30,6 +30,7 @@ fn request(strategy: serde_json::Value, workloads: Vec<Workload>) -> Request {
         auto_rollback: None,
         not_before: None,
         window_overrun: None,
+        on_conflict: None,
         workloads,
     }
 }
