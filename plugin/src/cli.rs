@@ -3,12 +3,14 @@
 mod beside;
 mod blue_green;
 mod break_glass;
+mod canary;
 mod common;
 mod governance;
 
 pub use beside::BesideArgs;
 pub use blue_green::BlueGreenArgs;
 pub use break_glass::BreakGlassArgs;
+pub use canary::CanaryArgs;
 pub use common::{Color, Connection, DryRun, Format, OutputArgs};
 pub use governance::{
     ChangeSize, DoctorArgs, ExplainArgs, FailOn, MatrixArgs, MatrixWhat, WindowsArgs, WindowsWhat,
@@ -133,9 +135,12 @@ pub struct StrategyArgs {
     /// How each workload gets there [default: rolling; canary with --steps; blueGreen with --active-service]
     #[arg(long, value_enum, value_name = "STRATEGY")]
     pub strategy: Option<StrategyName>,
-    /// Steps of a canary: weights in percent, `pause`, `pause:5m`, `analysis:TEMPLATE` [default: 10,pause,50,pause,100]
+    /// Steps of a canary: weights in percent, `replicas:3`, `pause`, `pause:5m`, `pause:approval`, `analysis:TEMPLATE` [default: 10,pause,50,pause,100]
     #[arg(long, value_name = "STEPS")]
     pub steps: Option<String>,
+    /// How a canary goes.
+    #[command(flatten)]
+    pub canary: CanaryArgs,
     /// How a Service is switched.
     #[command(flatten)]
     pub blue_green: BlueGreenArgs,
@@ -151,6 +156,9 @@ pub struct StrategyArgs {
     /// What becomes of it when its maintenance window shuts under way [default: finish-step]
     #[arg(long, value_enum, value_name = "WHAT")]
     pub window_overrun: Option<Overrun>,
+    /// What becomes of it where another Upgrade has one of its workloads [default: reject]
+    #[arg(long, value_enum, ignore_case = true, value_name = "WHAT")]
+    pub on_conflict: Option<Conflict>,
     /// Stand still instead of going back when new pods fail
     #[arg(long)]
     pub no_auto_rollback: bool,
@@ -169,6 +177,17 @@ pub enum StrategyName {
     /// All new pods beside the old ones, then a Service is switched to them
     #[value(name = "blueGreen", alias = "blue-green", alias = "bluegreen")]
     BlueGreen,
+}
+
+/// What becomes of an upgrade of a workload that another one has
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Conflict {
+    /// It is refused
+    Reject,
+    /// It waits for the end of the others, and starts from what they leave behind
+    Queue,
+    /// It aborts the others, and starts from what they started from
+    Supersede,
 }
 
 /// What becomes of an upgrade whose window shuts
@@ -286,13 +305,22 @@ pub struct ReleaseArgs {
 
 /// `promote`
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  # Past the pause that it rests at
+  kubectl upgrade promote web-v2
+
+  # Straight to step 4; pauses, analyses and weights before it are left out, approvals are not
+  kubectl upgrade promote web-v2 --to-step 4")]
 pub struct PromoteArgs {
     /// Name and output.
     #[command(flatten)]
     pub base: NameArgs,
     /// Go on past every pause to the end of the stage
-    #[arg(long)]
+    #[arg(long, conflicts_with = "to_step")]
     pub full: bool,
+    /// Go on to this later step of the stage, counted from 0, and leave out what lies between
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub to_step: Option<i32>,
 }
 
 /// `approve`

@@ -149,7 +149,7 @@ async fn steps_and_strategies_of_an_upgrade() {
             json!({}),
             &[
                 "spec.stages[0].workloads.strategy.canary.steps[0]",
-                "exactly one of `setWeight`, `pause` and `analysis`",
+                "exactly one of `setWeight`, `setReplicas`, `pause` and `analysis`",
             ],
         ),
         bad(
@@ -157,8 +157,27 @@ async fn steps_and_strategies_of_an_upgrade() {
             json!({}),
             &[
                 "spec.stages[0].workloads.strategy.canary.steps[0]",
-                "exactly one of `setWeight`, `pause` and `analysis`",
+                "exactly one of `setWeight`, `setReplicas`, `pause` and `analysis`",
             ],
+        ),
+        bad(
+            "/spec/stages/0/workloads/strategy/canary/steps/0",
+            json!({"setReplicas": 0}),
+            &[
+                "spec.stages[0].workloads.strategy.canary.steps[0].setReplicas",
+                "setReplicas is a number of pods, at least 1",
+            ],
+        ),
+        bad(
+            "/spec/stages/0/workloads/strategy/canary/steps",
+            json!([{"setReplicas": 3}, {"setWeight": 10}, {"setReplicas": 2}]),
+            &["setReplicas must not go down", "can only grow"],
+        ),
+        bad(
+            "/spec/stages/0/workloads/strategy/canary",
+            json!({"steps": [{"setReplicas": 3}],
+                "trafficRouting": {"gatewayAPI": {"httpRoute": "web"}}}),
+            &["setReplicas does not go with trafficRouting", "use setWeight"],
         ),
         bad(
             "/spec/stages/0/workloads/strategy/canary/steps/1/pause/duration",

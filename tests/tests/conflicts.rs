@@ -132,3 +132,37 @@ async fn three_in_a_queue_go_one_after_the_other() -> Result<()> {
     assert_eq!(shop.pods("web").await?["web:v4"], 2);
     Ok(())
 }
+
+#[tokio::test]
+async fn the_plugin_starts_one_behind_another_or_in_its_place() -> Result<()> {
+    let lab = lab().await;
+    let shop = lab.shop(0).await?;
+    shop.deploy("web", 4, json!({})).await?;
+    shop.upgrade("one", &["web"], "web:v2", &canary(&["50", "", "100"])).await?;
+    shop.rests_at("one", 1).await?;
+    let start = async |to: &str, name: &str, more: &[&str]| -> Result<(Option<i32>, String)> {
+        let mut args =
+            vec!["start", "deploy/web", "--to", to, "--name", name, "-n", &shop.namespace];
+        args.extend(more);
+        let output = lab.plugin(shop.cluster.kubeconfig().to_owned(), &args).await?;
+        Ok((output.status.code(), String::from_utf8([output.stdout, output.stderr].concat())?))
+    };
+    let (code, said) = start("v3", "two", &[]).await?;
+    assert!(code == Some(1) && said.contains("--on-conflict queue or supersede"), "{said}");
+    let (code, said) = start("v1", "two", &["--on-conflict", "supersede"]).await?;
+    assert!(code == Some(1) && said.contains("kubectl upgrade abort"), "{said}");
+    let (code, said) =
+        start("v3", "two", &["--on-conflict", "Supersede", "--steps", "25,pause"]).await?;
+    assert_eq!(code, Some(0), "{said}");
+    shop.phase("one", Phase::Aborted).await?;
+    shop.rests_at("two", 1).await?;
+    let (code, said) = start("v4", "three", &["--on-conflict", "queue"]).await?;
+    assert_eq!(code, Some(0), "{said}");
+    let waits = shop.says("three", "it is queued behind Upgrade two").await?;
+    let stage = waits.spec.stages[0].workloads.clone().context("workloads")?;
+    assert_eq!(stage.targets[0].images[0].from, "web:v3");
+    shop.promote("two").await?;
+    shop.phase("three", Phase::Completed).await?;
+    assert_eq!(shop.pods("web").await?["web:v4"], 4);
+    Ok(())
+}

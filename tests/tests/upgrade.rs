@@ -243,3 +243,110 @@ async fn every_transition_is_an_event_and_the_ledger_follows() {
         assert!(reasons.iter().any(|r| r == reason), "{reason} is missing of {reasons:?}");
     }
 }
+
+#[tokio::test]
+async fn a_promotion_goes_on_to_a_later_step_but_past_nobodys_word() {
+    let (lab, shop) = (lab().await, shop().await);
+    let before = shop.deploy("web", 10, json!({})).await.unwrap();
+    let steps = json!({"canary": {"steps": [
+        {"setWeight": 10}, {"pause": {}}, {"setWeight": 20}, {"pause": {"duration": "1h"}},
+        {"setReplicas": 5}, {"pause": {"untilApproval": true}}, {"setWeight": 80}, {"pause": {}}]}});
+    shop.upgrade("up", &["web"], "web:v2", &steps).await.unwrap();
+    shop.rests_at("up", 1).await.unwrap();
+    let promote = async |to: &str, more: &[&str]| {
+        let mut args = vec!["promote", "up", "--to-step", to, "-n", &shop.namespace];
+        args.extend(more);
+        let output = lab.plugin(shop.cluster.kubeconfig().to_owned(), &args).await.unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    for (to, says) in [
+        ("0", "is there or past it"),
+        ("9", "has no such step"),
+        ("7", "step 5 of stage web waits for somebody's approval"),
+    ] {
+        let (code, said) = promote(to, &[]).await;
+        assert!(code != Some(0) && said.contains("--to-step") && said.contains(says), "{said}");
+    }
+    let (code, said) = promote("4", &["--dry-run=server", "-o", "json"]).await;
+    assert!(code == Some(0) && said.contains("\"toStep\": 4"), "{said}");
+    let (code, said) = promote("4", &["--dry-run"]).await;
+    assert!(code == Some(0) && said.contains("promoted (dry run)"), "{said}");
+    assert!(said.contains("leaves out 2 pauses"), "{said}");
+    assert_eq!(shop.split("web", "web:v2").await.unwrap(), (9, 1), "nothing was ordered");
+    // By hand: back is refused, and a word that is missing holds it all the same.
+    let at = |step: i32, to: i32| json!({"control": {"promote": {"step": step, "toStep": to}}});
+    let refused = shop.steer("up", at(1, 0)).await.expect_err("back").to_string();
+    assert!(refused.contains("it goes forward only; abort takes it back"), "{refused}");
+    shop.steer("up", at(1, 7)).await.unwrap();
+    let rests = shop.rests_at("up", 5).await.unwrap().status.unwrap();
+    assert_eq!(shop.split("web", "web:v2").await.unwrap(), (5, 5));
+    assert!(rests.message.contains("--stage web --step 5"), "{}", rests.message);
+    let events: Api<Event> = Api::namespaced(shop.client.clone(), &shop.namespace);
+    upgrade_sandbox::eventually("the event", PATIENCE, || async {
+        let list = events.list(&ListParams::default().fields("reason=Jumped")).await?;
+        let notes: Vec<_> = list.items.into_iter().filter_map(|e| e.note).collect();
+        anyhow::ensure!(notes.iter().any(|n| n.contains("to step 4, 5 pods")), "{notes:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    shop.employ("people").await.unwrap();
+    shop.approve("up", "sue", &["people"], json!({"stage": "web", "step": 5})).await.unwrap();
+    shop.rests_at("up", 7).await.unwrap();
+    assert_eq!(shop.split("web", "web:v2").await.unwrap(), (2, 8));
+    let (code, said) = promote("8", &["-o", "name"]).await;
+    assert_eq!((code, said.as_str()), (Some(0), "upgrade.kubectl-upgrade.dev/up\n"));
+    shop.phase("up", Phase::Completed).await.unwrap();
+    shop.assert_untouched("web", &before).await.unwrap();
+}
+
+#[tokio::test]
+async fn back_within_the_rollback_window_it_goes_straight_to_the_end() {
+    let shop = shop().await;
+    // Ages are told by whole seconds.
+    let before = shop.deploy("web", 4, json!({"minReadySeconds": 2})).await.unwrap();
+    let stateful = shop.stateful("db", 3, json!({"minReadySeconds": 2})).await.unwrap();
+    let to = |from: &str, to: &str, revisions: i32| {
+        let target = |kind: &str, name: &str| {
+            json!({"kind": kind, "name": name,
+                "images": [{"container": "web", "from": from, "to": to}]})
+        };
+        let strategy = json!({"canary": {"rollbackWindow": {"revisions": revisions}, "steps": [
+            {"setReplicas": 1}, {"pause": {}},
+            {"analysis": {"templates": [{"templateName": "never"}]}}, {"setWeight": 50}, {"pause": {}}]}});
+        json!({"stages": [{"name": "web", "workloads": {"strategy": strategy,
+            "targets": [target("Deployment", "web"), target("StatefulSet", "db")]}}]})
+    };
+    let never: upgrade_core::api::AnalysisTemplate = serde_json::from_value(json!({
+        "apiVersion": "kubectl-upgrade.dev/v1alpha1", "kind": "AnalysisTemplate",
+        "metadata": {"name": "never"},
+        "spec": {"metrics": [{"name": "m", "successCondition": "result[0] > 0", "provider":
+            {"prometheus": {"address": "http://192.0.2.1:9090", "query": "up"}}}]}}))
+    .unwrap();
+    let templates = Api::namespaced(shop.client.clone(), &shop.namespace);
+    templates.create(&kube::api::PostParams::default(), &never).await.unwrap();
+
+    // Forward there is no shortcut.
+    shop.upgrade_with("up", &[], "v2", &json!({}), to("web:v1", "web:v2", 1)).await.unwrap();
+    shop.rests_at("up", 1).await.unwrap();
+    let order = json!({"control": {"promote": {"step": 1, "toStep": 5}}});
+    shop.steer("up", order).await.unwrap();
+    let done = shop.phase("up", Phase::Completed).await.unwrap().status.unwrap();
+    assert_eq!(done.stages[0].rollback_window, None);
+    // Back there is.
+    shop.upgrade_with("back", &[], "v1", &json!({}), to("web:v2", "web:v1", 1)).await.unwrap();
+    let done = shop.phase("back", Phase::Completed).await.unwrap().status.unwrap();
+    let why = done.stages[0].rollback_window.clone().unwrap_or_default();
+    assert!(why.contains("rollback window of 1 revision(s)"), "{why}");
+    assert!(done.analysis_runs.is_empty());
+    assert_eq!(shop.split("web", "web:v2").await.unwrap(), (4, 0));
+    shop.runs_are("db", "web:v2", (3, 0)).await.unwrap();
+    // And what was left behind just now is no older than what runs.
+    shop.upgrade_with("again", &[], "v2", &json!({}), to("web:v1", "web:v2", 9)).await.unwrap();
+    shop.rests_at("again", 1).await.unwrap();
+    shop.steer("again", json!({"control": {"abort": true}})).await.unwrap();
+    shop.phase("again", Phase::Aborted).await.unwrap();
+    shop.assert_untouched("web", &before).await.unwrap();
+    shop.assert_untouched_kind("StatefulSet", &stateful).await.unwrap();
+}

@@ -94,7 +94,10 @@ async fn steering(cli: &Cli, printer: &mut Printer) -> anyhow::Result<Exit> {
         }
         Command::Promote(args) => {
             lower::named(&args.base)?;
-            let verb = steer::Verb::Promote { full: args.full };
+            let verb = match args.to_step {
+                Some(step) => steer::Verb::GoTo { step },
+                None => steer::Verb::Promote { full: args.full },
+            };
             steer::run(&session().await?, printer, verb, &args.base).await
         }
         Command::Release(args) => {

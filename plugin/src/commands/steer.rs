@@ -1,5 +1,7 @@
 //! `pause`, `resume`, `promote`, `abort`, `retry`: orders to an Upgrade under way.
 
+mod jump;
+
 use crate::cli::{DryRun, Format, NameArgs};
 use crate::client::Session;
 use crate::objects::{document, is_current, patch, reference, status, upgrade};
@@ -20,6 +22,11 @@ pub enum Verb {
     Promote {
         /// Past every pause step of the stage.
         full: bool,
+    },
+    /// Go on to a later step.
+    GoTo {
+        /// Its index in the stage, from 0.
+        step: i32,
     },
     /// Take it back.
     Abort,
@@ -44,7 +51,11 @@ pub async fn run(
     args: &NameArgs,
 ) -> anyhow::Result<Exit> {
     let found = upgrade(session, &args.name).await?;
-    let (after, word, left) = match order(verb, &found)? {
+    let given = match verb {
+        Verb::GoTo { step } => jump::order(&found, step, &jump::approvals(session, &found).await),
+        _ => order(verb, &found),
+    };
+    let (after, word, left) = match given? {
         Order::Already(word) => (found, word.to_owned(), String::new()),
         Order::Patch(body, word, left) => match args.dry_run {
             DryRun::Client => (found, format!("{word} (dry run)"), left),
@@ -89,6 +100,7 @@ fn order(verb: Verb, upgrade: &Upgrade) -> Result<Order, Refusal> {
         Verb::Pause => pause(upgrade),
         Verb::Resume => resume(upgrade),
         Verb::Promote { full } => promote(upgrade, full),
+        Verb::GoTo { step } => jump::order(upgrade, step, &[]),
         Verb::Abort => abort(upgrade),
         Verb::Retry => retry(upgrade),
     }
@@ -184,6 +196,7 @@ fn promote(upgrade: &Upgrade, full: bool) -> Result<Order, Refusal> {
         "step": status.current_step_index,
         // A merge patch keeps what it does not name, and an old order may have been a full one.
         "full": null,
+        "toStep": null,
     });
     if full && let Some(map) = order.as_object_mut() {
         map.insert("full".to_owned(), true.into());
@@ -265,7 +278,7 @@ mod tests {
         assert_eq!(
             got,
             json!({"spec": {"control": {"promote":
-            {"attempt": 2, "stage": 0, "step": 1, "full": null}}}})
+            {"attempt": 2, "stage": 0, "step": 1, "full": null, "toStep": null}}}})
         );
         let got = body(promote(true), &upgrade("Progressing", 2, json!({})));
         assert_eq!(got["spec"]["control"]["promote"]["full"], true);

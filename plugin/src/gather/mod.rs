@@ -17,6 +17,7 @@ use crate::lower::{Change, Intent};
 use crate::output::Refusal;
 use serde::Serialize;
 use std::fmt::Write;
+use upgrade_core::api::upgrade::OnConflict;
 use upgrade_core::plan::{Difference, Plan, Request, Workload, plan};
 
 /// A plan, and what the manifests say besides.
@@ -93,6 +94,12 @@ async fn finish(
             "nothing to upgrade: the images are what runs already",
         ));
     }
+    let on_conflict = intent.on_conflict.unwrap_or_default();
+    if on_conflict != OnConflict::Reject {
+        // Where they cannot be read, the server says what does not fit.
+        let others = preflight::existing(session).await.unwrap_or_default();
+        preflight::start_from(&mut workloads, on_conflict, &others)?;
+    }
     live::autoscalers(session, &mut workloads).await;
     let request = Request {
         namespace: session.namespace.clone(),
@@ -101,6 +108,7 @@ async fn finish(
         auto_rollback: intent.auto_rollback.clone(),
         not_before: intent.not_before.clone(),
         window_overrun: intent.window_overrun,
+        on_conflict: intent.on_conflict,
         before: intent.before.clone(),
         health_checks: intent.health_checks.clone(),
         workloads,

@@ -6,8 +6,9 @@ use crate::output::Refusal;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
+use upgrade_core::api::upgrade::OnConflict;
 use upgrade_core::api::{GOVERNED_LABEL, Upgrade, WorkloadKind};
-use upgrade_core::plan::{Notice, Plan, Severity, build};
+use upgrade_core::plan::{Notice, Plan, Severity, Workload, build};
 
 /// Upgrades of the namespace; also tells whether the product is installed.
 pub async fn existing(session: &Session) -> Result<Vec<Upgrade>, Refusal> {
@@ -16,6 +17,9 @@ pub async fn existing(session: &Session) -> Result<Vec<Upgrade>, Refusal> {
 
 /// Refuses a workload that another Upgrade has or waits for.
 pub fn rivals(plan: &Plan, existing: &[Upgrade]) -> Result<(), Refusal> {
+    if plan.spec.on_conflict.unwrap_or_default() != OnConflict::Reject {
+        return Ok(());
+    }
     for other in existing.iter().filter(|u| !status(u).phase.is_terminal()) {
         let theirs = targets(&other.spec);
         let Some(shared) = targets(&plan.spec).into_iter().find(|t| theirs.contains(t)) else {
@@ -33,7 +37,43 @@ pub fn rivals(plan: &Plan, existing: &[Upgrade]) -> Result<(), Refusal> {
         );
         return Err(refusal
             .hint(format!("see where it is: kubectl upgrade status {name} -n {place}"))
-            .hint(format!("or end it first: kubectl upgrade abort {name} -n {place}")));
+            .hint(format!("or end it first: kubectl upgrade abort {name} -n {place}"))
+            .hint("or say what is to become of the two: --on-conflict queue or supersede"));
+    }
+    Ok(())
+}
+
+/// Lets workloads that others have start from what these leave behind, or from what they started
+/// from: what runs meanwhile is neither.
+pub fn start_from(
+    workloads: &mut [Workload],
+    on_conflict: OnConflict,
+    existing: &[Upgrade],
+) -> Result<(), Refusal> {
+    let mut open: Vec<_> = existing.iter().filter(|u| !status(u).phase.is_terminal()).collect();
+    open.sort_by_key(|u| u.creation_timestamp().map(|t| t.0));
+    if on_conflict == OnConflict::Supersede {
+        open.reverse();
+    }
+    for workload in workloads.iter_mut() {
+        let (kind, name) = (workload.live.kind(), workload.live.name_any());
+        let stages = open.iter().flat_map(|u| &u.spec.stages).filter_map(|s| s.workloads.as_ref());
+        let same = stages.flat_map(|w| &w.targets).filter(|t| t.kind == kind && t.name == name);
+        // The last word is that of the last in the queue, or of the first of all.
+        for theirs in same.flat_map(|t| &t.images) {
+            let mine = workload.images.iter_mut().find(|c| c.container == theirs.container);
+            let from = if on_conflict == OnConflict::Queue { &theirs.to } else { &theirs.from };
+            if let Some(mine) = mine {
+                mine.from.clone_from(from);
+            }
+        }
+        workload.images.retain(|c| !upgrade_core::image::same(&c.from, &c.to));
+    }
+    if workloads.iter().all(|w| w.images.is_empty()) {
+        let text = "nothing to upgrade: with --on-conflict it would start from the very images that \
+                    it is to end with";
+        return Err(Refusal::new("NothingToDo", text)
+            .hint("to go back to what ran before: kubectl upgrade abort NAME"));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod beside;
 mod blue_green;
 mod break_glass;
+mod canary;
 mod change;
 mod duration;
 mod steps;
@@ -15,7 +16,7 @@ pub use steps::steps;
 pub use zone::{instant, zone};
 
 use crate::cli::{
-    ApproveArgs, ChangeArgs, DryRun, Format, HistoryArgs, InstallArgs, NameArgs, Overrun,
+    ApproveArgs, ChangeArgs, Conflict, DryRun, Format, HistoryArgs, InstallArgs, NameArgs, Overrun,
     StartArgs, StatusArgs, StrategyArgs, StrategyName,
 };
 use crate::output::Refusal;
@@ -23,7 +24,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
 use upgrade_core::api::Phase;
 use upgrade_core::api::upgrade::{
-    AutoRollback, Canary, HealthCheck, JobStage, OnFailure, Rolling, Strategy, WindowOverrun,
+    AutoRollback, HealthCheck, JobStage, OnConflict, OnFailure, Rolling, Strategy, WindowOverrun,
 };
 
 /// What is asked for when no steps are given.
@@ -46,6 +47,8 @@ pub struct Intent {
     pub not_before: Option<Time>,
     /// What becomes of it when its window shuts.
     pub window_overrun: Option<WindowOverrun>,
+    /// What becomes of it where another Upgrade has one of its workloads.
+    pub on_conflict: Option<OnConflict>,
     /// Name of the Upgrade.
     pub name: Option<String>,
 }
@@ -80,6 +83,9 @@ pub fn intent(change: &ChangeArgs, args: &StrategyArgs) -> Result<Intent, Refusa
             settings.active_service
         )));
     }
+    if let Some(settings) = &strategy.canary {
+        canary::fits(&change, settings)?;
+    }
     Ok(Intent {
         change,
         strategy,
@@ -91,6 +97,11 @@ pub fn intent(change: &ChangeArgs, args: &StrategyArgs) -> Result<Intent, Refusa
             Overrun::FinishStep => WindowOverrun::FinishStep,
             Overrun::Pause => WindowOverrun::Pause,
             Overrun::Rollback => WindowOverrun::Rollback,
+        }),
+        on_conflict: args.on_conflict.map(|c| match c {
+            Conflict::Reject => OnConflict::Reject,
+            Conflict::Queue => OnConflict::Queue,
+            Conflict::Supersede => OnConflict::Supersede,
         }),
         name: args.name.clone(),
     })
@@ -119,8 +130,16 @@ fn not_before(text: Option<&str>) -> Result<Option<Time>, Refusal> {
 
 fn strategy(args: &StrategyArgs) -> Result<Strategy, Refusal> {
     let flag = blue_green::given(&args.blue_green);
+    let of_canary = canary::given(&args.canary);
     let implied = args.blue_green.active_service.is_some() && args.steps.is_none();
-    match (args.strategy.or_else(|| implied.then_some(StrategyName::BlueGreen)), &args.steps) {
+    let named = args.strategy.or_else(|| implied.then_some(StrategyName::BlueGreen));
+    if let (Some(flag), false) =
+        (of_canary, named == Some(StrategyName::Canary) || args.steps.is_some())
+    {
+        return Err(Refusal::usage(format!("{flag} belongs to --strategy canary"))
+            .hint("give --strategy canary, or --steps"));
+    }
+    match (named, &args.steps) {
         (Some(StrategyName::Rolling), Some(_)) => Err(Refusal::usage(
             "--steps belongs to --strategy canary; the rolling strategy has no steps",
         )),
@@ -140,8 +159,8 @@ fn strategy(args: &StrategyArgs) -> Result<Strategy, Refusal> {
         }
         (_, text) => {
             let steps = steps(text.as_deref().unwrap_or(DEFAULT_STEPS))?;
-            let canary = Some(Canary { steps, ..Canary::default() });
-            Ok(Strategy { canary, ..Strategy::default() })
+            let settings = canary::lower(&args.canary, steps)?;
+            Ok(Strategy { canary: Some(settings), ..Strategy::default() })
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The short form of canary steps: `10,pause,50,pause:5m,75,analysis:success-rate,pause:approval,100`.
+//! The short form of canary steps: `replicas:1,pause,10,pause:5m,50,analysis:success-rate,100`.
 
 use super::duration;
 use crate::output::Refusal;
@@ -12,10 +12,10 @@ const MAX: usize = 50;
 pub fn steps(text: &str) -> Result<Vec<CanaryStep>, Refusal> {
     let bad = |message: String| {
         Refusal::usage(format!("--steps: {message}"))
-            .hint("weights in percent and pauses, for instance --steps 10,pause,50,pause:5m,100")
+            .hint("weights in percent or pods, and pauses, for instance --steps replicas:1,pause,50,pause:5m,100")
     };
     let mut steps = Vec::new();
-    let mut last = 0;
+    let (mut last, mut pods) = (0, 0);
     for word in text.split(',').map(str::trim) {
         let step = match word.split_once(':') {
             _ if word.is_empty() => return Err(bad(format!("an empty step in `{text}`"))),
@@ -33,6 +33,7 @@ pub fn steps(text: &str) -> Result<Vec<CanaryStep>, Refusal> {
                 let unit = length.ends_with(|c: char| c.is_ascii_digit());
                 pause(Some(if unit { format!("{length}s") } else { length.to_owned() }))
             }
+            Some(("replicas", number)) => replicas(number, &mut pods).map_err(bad)?,
             Some(("analysis", template)) => analysis(template).map_err(bad)?,
             _ => weight(word, &mut last).map_err(bad)?,
         };
@@ -53,23 +54,42 @@ fn pause(duration: Option<String>) -> CanaryStep {
     CanaryStep { pause: Some(Pause { duration, until_approval: false }), ..CanaryStep::default() }
 }
 
-/// An analysis by one template whose arguments all have values.
-fn analysis(template: &str) -> Result<CanaryStep, String> {
+/// An AnalysisTemplate by its name.
+pub(super) fn template(template: &str) -> Result<TemplateRef, String> {
     let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
     if template.is_empty() || !template.chars().all(fine) {
         return Err(format!("`{template}` is not the name of an AnalysisTemplate"));
     }
-    let template = TemplateRef { template_name: template.to_owned(), cluster_scope: None };
+    Ok(TemplateRef { template_name: template.to_owned(), cluster_scope: None })
+}
+
+/// An analysis by one template whose arguments all have values.
+fn analysis(name: &str) -> Result<CanaryStep, String> {
+    let template = template(name)?;
     let asked = AnalysisRef { templates: vec![template], ..AnalysisRef::default() };
     Ok(CanaryStep { analysis: Some(asked), ..CanaryStep::default() })
+}
+
+fn replicas(number: &str, last: &mut i32) -> Result<CanaryStep, String> {
+    let pods = number.trim().parse().ok().filter(|n| *n >= 1);
+    let pods: i32 =
+        pods.ok_or_else(|| format!("`replicas:{number}` is not a number of pods, at least 1"))?;
+    if pods < *last {
+        return Err(format!(
+            "replicas:{pods} comes after replicas:{last}: a canary in place can only grow (`abort` \
+             takes it back)"
+        ));
+    }
+    *last = pods;
+    Ok(CanaryStep { set_replicas: Some(pods), ..CanaryStep::default() })
 }
 
 fn weight(word: &str, last: &mut i32) -> Result<CanaryStep, String> {
     let number = word.strip_suffix('%').unwrap_or(word).trim();
     let weight: i32 = number.parse().map_err(|_| {
         format!(
-            "`{word}` is neither a weight nor `pause`, `pause:DURATION`, `pause:approval` or \
-             `analysis:TEMPLATE`"
+            "`{word}` is neither a weight nor `replicas:N`, `pause`, `pause:DURATION`, \
+             `pause:approval` or `analysis:TEMPLATE`"
         )
     })?;
     if !(1..=100).contains(&weight) {

@@ -44,6 +44,9 @@ fn steps_have_a_short_form() {
         })
         .collect();
     assert_eq!(text, ["10", "p", "50", "p5m", "p30s", "100"]);
+    let got = steps("replicas:1,pause:5m,replicas:3,50,100").expect("valid");
+    let pods: Vec<_> = got.iter().map(|s| s.set_replicas).collect();
+    assert_eq!(pods, [Some(1), None, Some(3), None, None]);
     let got = steps("10,analysis:success-rate").expect("valid");
     let asked = got[1].analysis.as_ref().expect("an analysis");
     assert_eq!(asked.templates[0].template_name, "success-rate");
@@ -58,6 +61,9 @@ fn bad_steps_name_the_flag_and_the_step() {
         ("50,10", "weight 10 comes after 50"),
         ("10,,20", "an empty step"),
         ("", "an empty step"),
+        ("replicas:0", "`replicas:0` is not a number of pods, at least 1"),
+        ("replicas:x", "`replicas:x` is not a number"),
+        ("replicas:3,50,replicas:2", "replicas:2 comes after replicas:3"),
         ("10,rest", "`rest` is neither a weight nor"),
         ("10,pause:soon", "`soon` is not a duration"),
         ("10,pause:0", "rests for no time"),
@@ -130,6 +136,49 @@ fn when_it_may_go_is_checked() {
     assert_eq!(set.window_overrun, Some(WindowOverrun::Rollback));
     let wrong = refused("k start deploy/web --to v2 --not-before tomorrow");
     assert!(wrong.contains("--not-before: `tomorrow` is not a time"), "{wrong}");
+}
+
+#[test]
+fn what_a_canary_takes_besides_steps_is_checked() {
+    let base = "k start ds/net --to v2";
+    let canary = |more: &str| {
+        lowered(&format!("{base} {more}")).expect(more).strategy.canary.expect("a canary")
+    };
+    let set = canary("--steps 10 --canary-nodes pool=canary,zone= --rollback-window 3");
+    let labels: Vec<_> = set.canary_nodes.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(labels, ["pool=canary", "zone="]);
+    assert_eq!(set.rollback_window.map(|w| w.revisions), Some(3));
+    let set = canary("--strategy canary --analysis success-rate,service=web,min=0.9=x");
+    let asked = set.analysis.expect("an analysis");
+    assert_eq!(asked.templates[0].template_name, "success-rate");
+    let args: Vec<_> = asked.args.iter().map(|a| (a.name.as_str(), a.value.as_deref())).collect();
+    assert_eq!(args, [("service", Some("web")), ("min", Some("0.9=x"))]);
+    for (more, part) in [
+        ("--canary-nodes a=b", "--canary-nodes belongs to --strategy canary"),
+        ("--analysis t", "--analysis belongs to --strategy canary"),
+        ("--strategy rolling --rollback-window 2", "--rollback-window belongs to"),
+        ("--steps 10 --canary-nodes pool", "`pool` is not KEY=VALUE"),
+        ("--steps 10 --canary-nodes a=b,a=c", "names a label that is given already"),
+        ("--steps 10 --analysis No_One", "`No_One` is not the name of an AnalysisTemplate"),
+        ("--steps 10 --analysis t,x", "`x` is not ARG=VALUE"),
+        ("--steps 10 --analysis t,x=1,x=2", "argument `x` is given twice"),
+    ] {
+        let message = refused(&format!("{base} {more}"));
+        assert!(message.contains(part), "{more}: {message}");
+    }
+    let message = refused("k start deploy/web --to v2 --steps 10 --canary-nodes a=b");
+    assert!(message.contains("is for DaemonSets"), "{message}");
+    assert!(cli("k start ds/net --to v2 --steps 10 --rollback-window 0").is_err());
+}
+
+#[test]
+fn two_that_want_one_workload_are_told_what_to_do() {
+    use upgrade_core::api::upgrade::OnConflict;
+    let said = |more: &str| lowered(&format!("k start deploy/web --to v2 {more}")).expect(more);
+    assert_eq!(said("").on_conflict, None);
+    assert_eq!(said("--on-conflict Queue").on_conflict, Some(OnConflict::Queue));
+    assert_eq!(said("--on-conflict supersede").on_conflict, Some(OnConflict::Supersede));
+    assert!(cli("k start deploy/web --to v2 --on-conflict wait").is_err());
 }
 
 #[test]

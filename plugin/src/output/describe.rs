@@ -8,6 +8,7 @@ use upgrade_core::api::upgrade::{BlueGreen, CanaryStep, Strategy};
 use upgrade_core::api::{
     AnalysisPhase, AnalysisRef, AnalysisRunStatus, BlueGreenPhase, Phase, Upgrade,
 };
+use upgrade_core::engine::plan::Step;
 
 /// Seconds as kubectl prints an age: `45s`, `12m`, `3h5m`, `2d4h`.
 pub fn span(seconds: i64) -> String {
@@ -74,7 +75,10 @@ pub fn strategy_text(strategy: &Strategy) -> String {
             let beside = beside.map(|a| format!(", beside it analysis {}", templates(a)));
             let through = canary.traffic_routing.as_ref();
             let through = through.map(|r| format!(" through {}", r.router())).unwrap_or_default();
-            format!("canary {steps}{through}{first}{}", beside.unwrap_or_default())
+            let window = canary.rollback_window.as_ref();
+            let window = window.map(|w| format!(", rollback window {}", w.revisions));
+            let window = window.unwrap_or_default();
+            format!("canary {steps}{through}{first}{}{window}", beside.unwrap_or_default())
         }
         (None, Some(settings)) => blue_green_text(settings),
         (None, None) => "rolling".to_owned(),
@@ -122,6 +126,9 @@ pub fn clients(target: &TargetStatus) -> Option<String> {
 pub fn step_text(step: &CanaryStep) -> String {
     if let Some(analysis) = &step.analysis {
         return format!("analysis {}", templates(analysis));
+    }
+    if let Some(pods) = step.set_replicas {
+        return Step::Replicas(pods).to_string();
     }
     match (step.set_weight, &step.pause) {
         (Some(weight), _) => weight.to_string(),
@@ -238,6 +245,15 @@ pub fn shown_hash(upgrade: &Upgrade) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_strategy_is_told_in_the_words_of_its_steps() {
+        let strategy: Strategy = serde_json::from_value(serde_json::json!({"canary": {"steps": [
+            {"setReplicas": 1}, {"pause": {}}, {"setReplicas": 3}, {"pause": {"duration": "5m"}},
+            {"setWeight": 50}]}}))
+        .expect("a strategy");
+        assert_eq!(strategy_text(&strategy), "canary 1 pod, pause, 3 pods, pause 5m, 50");
+    }
 
     #[test]
     fn ages_are_those_of_kubectl() {

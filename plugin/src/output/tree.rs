@@ -14,6 +14,7 @@ use upgrade_core::api::upgrade::{Stage, WorkloadTarget};
 use upgrade_core::api::{
     AnalysisPhase, AnalysisRunStatus, MetricStatus, Phase, TargetPhase, Upgrade,
 };
+use upgrade_core::engine::plan::Step;
 
 /// What the tree is drawn for.
 pub struct View<'a> {
@@ -225,8 +226,10 @@ fn target_state(
         TargetPhase::Pending | TargetPhase::Completed | TargetPhase::RolledBack => images(),
         _ => {
             let bar = bar(seen.effective_weight, marks);
+            let asked = seen.requested_replicas.map(|k| format!(" ({})", Step::Replicas(k)));
+            let asked = asked.unwrap_or_default();
             let counts = format!(
-                "{bar} {} %  {} new ({} ready) + {} old of {}",
+                "{bar} {} %{asked}  {} new ({} ready) + {} old of {}",
                 seen.effective_weight, seen.canary, seen.canary_ready, seen.stable, seen.replicas
             );
             let parts = [Some(counts), describe::clients(seen), Some(seen.message.clone())];

@@ -137,6 +137,7 @@ pub fn carried_out(order: &Order, upgrade: &Upgrade) -> Option<(bool, Control)> 
                 stage: status.current_stage_index,
                 step: status.current_step_index,
                 full: *full,
+                to_step: None,
             });
         }
         Order::Abort => control.abort = true,

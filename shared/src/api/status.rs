@@ -292,6 +292,9 @@ pub struct StageStatus {
     /// Where the traffic goes, where a router carries weights or Services were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<super::traffic::TrafficStatus>,
+    /// Why it goes straight to its end, where what it goes to lies in its rollback window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_window: Option<String>,
     /// When the step it is in began; health checks count log lines from then on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_start_time: Option<MicroTime>,
@@ -400,9 +403,15 @@ pub struct TargetStatus {
     /// New pods that are available by the workload's own `minReadySeconds`.
     #[serde(default)]
     pub canary_ready: i32,
-    /// Weight that was asked for.
+    /// Weight that was asked for; where pods were, the smallest weight that they are no more than.
     #[serde(default)]
     pub requested_weight: i32,
+    /// Pods that were asked for, where `setReplicas` decides how many are new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_replicas: Option<i32>,
+    /// Index of the step that asked for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_step: Option<i32>,
     /// Weight that the whole pods amount to.
     #[serde(default)]
     pub effective_weight: i32,

@@ -83,11 +83,15 @@ pub struct Rolling {}
 /// Settings of the canary strategy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.trafficRouting) || !self.steps.exists(s, has(s.setReplicas))")
+    .message("steps: setReplicas does not go with trafficRouting: a router carries percentages; use setWeight"))]
 pub struct Canary {
     /// Steps, walked in order; after the last one the workload is at 100.
     #[schemars(length(min = 1, max = 50))]
     #[x_kube(validation = Rule::new("self.filter(s, has(s.setWeight)).map(s, s.setWeight).isSorted()")
         .message("steps: setWeight must not go down; a canary in place can only grow (abort takes it back)"))]
+    #[x_kube(validation = Rule::new("self.filter(s, has(s.setReplicas)).map(s, s.setReplicas).isSorted()")
+        .message("steps: setReplicas must not go down; a canary in place can only grow (abort takes it back)"))]
     pub steps: Vec<CanaryStep>,
     /// Labels of the nodes that a DaemonSet's canary takes first. Absent: any node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -97,6 +101,10 @@ pub struct Canary {
     /// no, the upgrade has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<super::analysis::AnalysisRef>,
+    /// Back to images that ran not long ago it goes straight to the last step: pauses and analyses
+    /// are left out; gates, approvals and health checks are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_window: Option<RollbackWindow>,
     /// The router that carries the weights exactly; without one they are shares of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_routing: Option<TrafficRouting>,
@@ -111,11 +119,22 @@ pub struct Canary {
     pub canary_service: Option<String>,
 }
 
+/// How far back a canary goes without rests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RollbackWindow {
+    /// ReplicaSets, or revisions of a StatefulSet or DaemonSet, before the present one by age, 1 to
+    /// 100. Every target must have the new images in one of them, or run them already.
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 100")
+        .message("rollbackWindow.revisions is a number from 1 to 100"))]
+    pub revisions: i32,
+}
+
 /// One step of a canary; exactly one of its fields is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.setWeight), has(self.pause), has(self.analysis)].filter(x, x).size() == 1")
-    .message("a step needs exactly one of `setWeight`, `pause` and `analysis`"))]
+#[x_kube(validation = Rule::new("[has(self.setWeight), has(self.setReplicas), has(self.pause), has(self.analysis)].filter(x, x).size() == 1")
+    .message("a step needs exactly one of `setWeight`, `setReplicas`, `pause` and `analysis`"))]
 #[x_kube(validation = Rule::new("!has(self.analysis) || !has(self.analysis.startingStep)")
     .message("startingStep belongs to `canary.analysis`; the analysis of a step begins with its step"))]
 pub struct CanaryStep {
@@ -126,6 +145,14 @@ pub struct CanaryStep {
     #[x_kube(validation = Rule::new("self >= 1 && self <= 100")
         .message("setWeight is a percentage from 1 to 100"))]
     pub set_weight: Option<i32>,
+    /// Pods that run the new images after this step, of each target: so many at any number of
+    /// replicas, and all of them where there are no more.
+    ///
+    /// A step that asks for fewer than an earlier one has brought changes nothing. Of more than 100
+    /// replicas a Deployment may have up to one percent more. Not with `trafficRouting`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 1").message("setReplicas is a number of pods, at least 1"))]
+    pub set_replicas: Option<i32>,
     /// Rests here: for a while, or until somebody promotes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,

@@ -14,7 +14,9 @@ pub use super::check::{
 };
 pub use super::job::JobStage;
 pub use super::stage::{ImageChange, Stage, WorkloadTarget, WorkloadsStage};
-pub use super::strategy::{Canary, CanaryStep, Pause, Rolling, Strategy, StrategyName};
+pub use super::strategy::{
+    Canary, CanaryStep, Pause, RollbackWindow, Rolling, Strategy, StrategyName,
+};
 
 /// What is to change, in which stages, and how failure is answered.
 ///
@@ -192,6 +194,10 @@ pub struct Control {
 /// How far to go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.toStep) || self.toStep > (has(self.step) ? self.step : 0)")
+    .message("promote.toStep must come after promote.step: it goes forward only; abort takes it back"))]
+#[x_kube(validation = Rule::new("!has(self.toStep) || !has(self.full) || !self.full")
+    .message("promote.toStep and promote.full exclude each other"))]
 pub struct Promote {
     /// The attempt this is meant for (`status.attempt`), so that an old order never carries over.
     #[serde(default)]
@@ -205,6 +211,10 @@ pub struct Promote {
     /// Release every pause from here to the end of the stage.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub full: bool,
+    /// Index of a later step to go on to, from 0: pauses and analyses before it are left out, weights
+    /// too, but neither approvals nor the gates of the step itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_step: Option<i32>,
 }
 
 impl Default for OnFailure {

@@ -139,6 +139,7 @@ impl<M: Model> Bench<M> {
             stage: self.status.current_stage_index,
             step: self.status.current_step_index,
             full: false,
+            to_step: None,
         });
     }
 

@@ -172,8 +172,7 @@ impl Walk<'_> {
         let stage = self.plan.stages.get(at.stage)?;
         // A step that is a pause changes nothing: the next weight is what is approved. A stage
         // without steps is one as a whole.
-        let weight =
-            || stage.steps().iter().skip(at.step).position(|s| matches!(s, Step::Weight(_)));
+        let weight = || stage.steps().iter().skip(at.step).position(Step::moves);
         let step = match &stage.kind {
             StageKind::Workloads(_) => weight().map(|n| n + at.step)?,
             StageKind::Job(_) => 0,
@@ -194,6 +193,13 @@ impl Walk<'_> {
     pub(crate) fn approved_step(&mut self, stage: usize, step: usize) -> GateStatus {
         let name = self.plan.stages.get(stage).map(|s| s.name.clone());
         self.word(&(name, i32::try_from(step).ok()), stage)
+    }
+
+    /// Whether everybody has said yes to one step whose word it takes.
+    pub(crate) fn step_is_approved(&self, stage: usize, step: usize) -> bool {
+        let name = self.plan.stages.get(stage).map(|s| s.name.clone());
+        let (count, _) = self.count_approvals(&(name, i32::try_from(step).ok()), stage);
+        i32::try_from(count.approved_by.len()).is_ok_and(|n| n >= count.required)
     }
 
     fn word(&mut self, scope: &(Option<String>, Option<i32>), stage: usize) -> GateStatus {

@@ -2,7 +2,7 @@
 
 use super::effect::{PodDelete, Write};
 use super::observed::{Set, Workload};
-use super::plan::{PlanTarget, WorkloadsPlan};
+use super::plan::{PlanTarget, Share, WorkloadsPlan};
 use super::{daemon_set, deployment, stateful_set};
 use crate::api::WorkloadKind;
 use crate::api::status::{Originals, TargetStatus};
@@ -98,15 +98,15 @@ pub trait Drive {
     fn counts(&self) -> Counts;
     /// When the next pod becomes available, if nothing happens to it.
     fn next_available(&self) -> Option<Timestamp>;
-    /// Pods that run the new images beyond a weight, because they came up new by themselves.
-    fn drift(&self, _weight: i32) -> i32 {
+    /// Pods that run the new images beyond a share, because they came up new by themselves.
+    fn drift(&self, _share: Share) -> i32 {
         0
     }
-    /// Towards a weight in percent; `rest` says that it is to stand still there.
-    fn toward(&self, weight: i32, rest: bool) -> Move;
-    /// Towards a weight that a router carries: all stable pods stay, the others stand beside them.
-    fn alongside(&self, weight: i32, rest: bool) -> Move {
-        self.toward(weight, rest)
+    /// Towards a share of the pods; `rest` says that it is to stand still there.
+    fn toward(&self, share: Share, rest: bool) -> Move;
+    /// Towards a share that a router carries: all stable pods stay, the others stand beside them.
+    fn alongside(&self, share: Share, rest: bool) -> Move {
+        self.toward(share, rest)
     }
     /// Whether pods may be made on top of those there are.
     fn has_room(&self) -> bool {

@@ -18,6 +18,7 @@
 //! | [`driver`] | what every driver of a workload can say and do |
 //! | [`deployment`], [`stateful_set`], [`daemon_set`] | from where one is to where it should be |
 //! | `revised` | what the last two share: controller revisions |
+//! | [`steps`] | the steps of a canary, and how many pods each asks for |
 //! | [`law`] | the arithmetic of surge and unavailable |
 //! | [`checks`] | what is asked of what runs, and what the answers mean |
 //! | [`health`] | what counts as failure |
@@ -49,6 +50,7 @@ mod revised;
 pub mod rollback;
 pub mod stages;
 pub mod stateful_set;
+pub mod steps;
 pub mod traffic;
 
 #[cfg(test)]
@@ -58,7 +60,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-use crate::api::status::{Activity, Phase, TargetPhase, UpgradeStatus};
+use crate::api::status::{Activity, Phase, TargetPhase, TargetStatus, UpgradeStatus};
 use effect::{Effect, Event};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
@@ -390,13 +392,27 @@ impl<'a> Walk<'a> {
             let drift = self.drift_message(shown);
             self.status.message.push_str(&drift);
         }
+        self.say_window(shown);
     }
 
-    /// A rest says what came up new by itself meanwhile.
+    /// Why it goes straight to the end of a stage, where it does.
+    fn say_window(&mut self, stage: usize) {
+        let status = &mut self.status;
+        let window = status.stages.get(stage).and_then(|s| s.rollback_window.as_ref());
+        if let (Some(why), Phase::Progressing | Phase::Paused) = (window, status.phase) {
+            let join = if status.message.is_empty() { "" } else { "; " };
+            status.message = format!("{}{join}{why}", status.message);
+        }
+    }
+
+    /// A rest says what came up new by itself meanwhile, and which step changed nothing.
     fn drift_message(&self, stage: usize) -> String {
         let targets = self.status.stages.get(stage).into_iter().flat_map(|s| &s.targets);
-        let adrift = targets.filter(|t| t.drift > 0);
-        let all: Vec<String> = adrift.map(stages::drift).collect();
+        let said = |t: &TargetStatus| match t.phase {
+            TargetPhase::AtWeight => Some(t.message.clone()).filter(|m| !m.is_empty()),
+            _ => (t.drift > 0).then(|| stages::drift(t)),
+        };
+        let all: Vec<String> = targets.filter_map(said).collect();
         if all.is_empty() { String::new() } else { format!("; {}", all.join("; ")) }
     }
 

@@ -290,6 +290,7 @@ impl Native {
             status_replicas: x.1,
             ready: self.ready(&x.0, x.1),
             revision: if x.0 == self.image { 100 } else { i64::try_from(i).expect("few") },
+            created: Timestamp::from_second(i64::try_from(i).expect("few")).ok(),
             images: vec![("web".to_owned(), x.0.clone())],
         };
         let since = now - jiff::SignedDuration::from_secs(3600);

@@ -141,6 +141,8 @@ pub struct Set {
     pub ready: i32,
     /// Revision that the Deployment controller gave it.
     pub revision: i64,
+    /// `metadata.creationTimestamp`, in whole seconds.
+    pub created: Option<Timestamp>,
     /// Images by container.
     pub images: Vec<(String, String)>,
 }
@@ -311,6 +313,7 @@ impl Set {
                 .and_then(|a| a.get("deployment.kubernetes.io/revision"))
                 .and_then(|r| r.parse().ok())
                 .unwrap_or(0),
+            created: set.metadata.creation_timestamp.as_ref().map(|t| t.0),
             images: spec
                 .and_then(|s| s.template.as_ref())
                 .and_then(|t| t.spec.as_ref())

@@ -3,18 +3,21 @@
 use crate::api::analysis::AnalysisRef;
 use crate::api::status::Phase;
 use crate::api::upgrade::{
-    BlueGreen, CanaryStep, CheckTarget, HealthCheck, ImageChange, JobStage, OnConflict, Stage,
-    Strategy, StrategyName, WindowOverrun, WorkloadTarget, WorkloadsStage,
+    BlueGreen, CheckTarget, HealthCheck, ImageChange, JobStage, OnConflict, Stage, Strategy,
+    StrategyName, WindowOverrun, WorkloadTarget, WorkloadsStage,
 };
 use crate::api::{Upgrade, WorkloadKind};
 use crate::engine::checks;
 use crate::engine::stages::job;
+use crate::engine::steps;
 use crate::engine::traffic::Traffic;
 use crate::plan::plan_hash;
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+
+pub use crate::engine::steps::{Rest, Share, Step};
 
 /// A valid Upgrade.
 #[expect(clippy::struct_excessive_bools, reason = "they are what the spec says, not modes")]
@@ -123,6 +126,8 @@ pub struct WorkloadsPlan {
     pub blue_green: Option<BlueGreenPlan>,
     /// Steps; the last weight is 100.
     pub steps: Vec<Step>,
+    /// Of so many revisions before the present one it goes back to each without a rest.
+    pub rollback_window: Option<usize>,
     /// What is measured beside the steps.
     pub background: Option<AnalysisRef>,
     /// Workloads.
@@ -186,35 +191,6 @@ impl PlanStage {
             StageKind::Job(_) | StageKind::Checks(_) => None,
         }
     }
-}
-
-/// One step of a stage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Share of the replicas on the new images, in percent.
-    Weight(i32),
-    /// A rest.
-    Pause(Rest),
-    /// A rest until metrics have said yes.
-    Analysis(Box<AnalysisRef>),
-}
-
-impl Step {
-    /// The weight before it is held while it lasts.
-    pub fn rests(&self) -> bool {
-        !matches!(self, Self::Weight(_))
-    }
-}
-
-/// How long a rest lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rest {
-    /// For so long, or until somebody promotes.
-    For(SignedDuration),
-    /// Until somebody promotes.
-    UntilPromoted,
-    /// Until somebody other than the requester approves the step.
-    UntilApproved,
 }
 
 /// A workload and its image changes.
@@ -382,7 +358,7 @@ fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<Pla
             (false, vec![Step::Weight(100)])
         }
         Strategy { rolling: None, canary: Some(c), blue_green: None } => {
-            (true, steps(index, &c.steps)?)
+            (true, steps::read(index, &c.steps)?)
         }
         Strategy { rolling: None, canary: None, blue_green: Some(b) } => (true, preview_steps(b)),
         _ => return Err(PlanError::Strategy(index)),
@@ -411,10 +387,12 @@ fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<Pla
     let step_hash = hashed(&format!("{steps:?}"));
     // With a router all stable pods stay to the last weight, so that it is one part, too.
     let parts = blue_green.is_some()
-        || steps.iter().any(|s| matches!(s, Step::Weight(w) if *w < 100))
+        || steps.iter().any(|s| s.moves() && !s.share().is_full())
         || traffic.as_ref().is_some_and(Traffic::routes);
     let name = stage.name.clone();
-    let background = workloads.strategy.canary.as_ref().and_then(|c| c.analysis.clone());
+    let background = asked.and_then(|c| c.analysis.clone());
+    let window = asked.and_then(|c| c.rollback_window.as_ref());
+    let rollback_window = window.and_then(|w| usize::try_from(w.revisions).ok());
     let kind = WorkloadsPlan {
         stage: name.clone(),
         canary,
@@ -422,6 +400,7 @@ fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<Pla
         held,
         blue_green,
         steps,
+        rollback_window,
         background,
         targets,
         canary_nodes,
@@ -492,49 +471,6 @@ fn blue_green_plan(
         before: settings.pre_promotion_analysis.clone(),
         after: settings.post_promotion_analysis.clone(),
     })
-}
-
-/// After the last step a canary is at 100, whether the list says so or not.
-fn steps(stage: usize, list: &[CanaryStep]) -> Result<Vec<Step>, PlanError> {
-    let mut steps = Vec::with_capacity(list.len() + 1);
-    let mut weight = 0;
-    for (i, step) in list.iter().enumerate() {
-        let wrong = |why: &str| PlanError::Step(stage, i, why.to_owned());
-        if let (None, None, Some(asked)) = (step.set_weight, &step.pause, &step.analysis) {
-            steps.push(Step::Analysis(Box::new(asked.clone())));
-            continue;
-        }
-        steps.push(match (step.set_weight, &step.pause) {
-            _ if step.analysis.is_some() => {
-                return Err(wrong("needs exactly one of `setWeight`, `pause` and `analysis`"));
-            }
-            (Some(w), None) if !(1..=100).contains(&w) => {
-                return Err(wrong(&format!("setWeight is {w}; it is a percentage from 1 to 100")));
-            }
-            (Some(w), None) if w < weight => {
-                return Err(wrong(&format!(
-                    "setWeight goes down from {weight} to {w}; it only grows"
-                )));
-            }
-            (Some(w), None) => {
-                weight = w;
-                Step::Weight(w)
-            }
-            (None, Some(pause)) => Step::Pause(match (&pause.duration, pause.until_approval) {
-                (Some(_), true) => {
-                    return Err(wrong("a pause is for a `duration` or `untilApproval`, not both"));
-                }
-                (Some(text), false) => Rest::For(duration("pause.duration", text)?),
-                (None, true) => Rest::UntilApproved,
-                (None, false) => Rest::UntilPromoted,
-            }),
-            _ => return Err(wrong("needs exactly one of `setWeight`, `pause` and `analysis`")),
-        });
-    }
-    if weight < 100 {
-        steps.push(Step::Weight(100));
-    }
-    Ok(steps)
 }
 
 pub(crate) fn duration(field: &'static str, text: &str) -> Result<SignedDuration, PlanError> {

@@ -171,15 +171,6 @@ pub(super) fn count<T>(items: impl Iterator<Item = T>) -> i32 {
     i32::try_from(items.count()).unwrap_or(i32::MAX)
 }
 
-/// Pods of one side that a weight amounts to. Nothing surges here, so all pods are new only at 100:
-/// of one pod none is before.
-pub(super) fn wanted(weight: i32, replicas: i32) -> i32 {
-    if weight >= 100 {
-        return replicas;
-    }
-    super::law::canary_count(weight, replicas).min(replicas - 1).max(0)
-}
-
 /// The order to delete a pod as it was looked at.
 pub(super) fn delete(pod: &PodState, why: &str) -> PodDelete {
     PodDelete {
@@ -225,6 +216,7 @@ fn revision(revision: &ControllerRevision, pods: &[PodState]) -> Set {
         status_replicas: count(mine()),
         ready: count(mine().filter(|p| p.ready_since.is_some())),
         revision: revision.revision,
+        created: revision.metadata.creation_timestamp.as_ref().map(|t| t.0),
         images: images.into_iter().map(|c| (c.name, c.image)).collect(),
         name,
     }

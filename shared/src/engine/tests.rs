@@ -1,6 +1,7 @@
 //! The engine against the model of the native controller.
 
 use super::effect::Effect;
+use super::governance::Governance;
 use super::model::{Behaviour, NEW, Native, OLD};
 use super::objects::{Look, Objects};
 use super::observed::Observed;
@@ -9,7 +10,7 @@ use super::questions::{Answers, Key, Question};
 use super::{law, step};
 use crate::api::status::{Phase, UpgradeStatus};
 use crate::api::upgrade::Promote;
-use crate::api::{Upgrade, UpgradeSpec};
+use crate::api::{Upgrade, UpgradeApproval, UpgradeSpec};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -18,6 +19,9 @@ mod analysis;
 mod arithmetic;
 mod hold;
 mod jobs;
+mod jump;
+mod replicas;
+mod rollback_window;
 
 /// An Upgrade, the Deployment under the model, and a clock.
 struct Bench {
@@ -30,6 +34,9 @@ struct Bench {
     refuse: bool,
     /// Other objects that are seen.
     objects: Objects,
+    /// What others ask for, and what they have said.
+    governance: Governance,
+    approvals: Vec<UpgradeApproval>,
     /// Answers to what was asked.
     answers: Answers,
     /// What the last round asked and has no answer to.
@@ -67,6 +74,8 @@ impl Bench {
             held: false,
             refuse: false,
             objects: Objects::new(),
+            governance: Governance::default(),
+            approvals: vec![],
             answers: Answers::new(),
             asked: vec![],
             looks: vec![],
@@ -79,6 +88,8 @@ impl Bench {
             held: self.held,
             workloads: vec![vec![Some(self.native.observe(self.now))]],
             objects: self.objects.clone(),
+            governance: self.governance.clone(),
+            approvals: self.approvals.clone(),
             answers: self.answers.clone(),
             ..Observed::default()
         };
@@ -139,6 +150,7 @@ impl Bench {
             stage: self.status.current_stage_index,
             step: self.status.current_step_index,
             full: false,
+            to_step: None,
         });
     }
 

@@ -4,8 +4,8 @@ use super::hash::plan_hash;
 use super::live::Live;
 use super::risks::{Notice, notices};
 use crate::api::upgrade::{
-    AutoRollback, HealthCheck, ImageChange, JobStage, Stage, Strategy, UpgradeSpec, WindowOverrun,
-    WorkloadTarget, WorkloadsStage,
+    AutoRollback, HealthCheck, ImageChange, JobStage, OnConflict, Stage, Strategy, UpgradeSpec,
+    WindowOverrun, WorkloadTarget, WorkloadsStage,
 };
 use crate::image::Image;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -30,6 +30,8 @@ pub struct Request {
     pub not_before: Option<Time>,
     /// What becomes of it when its window shuts under way.
     pub window_overrun: Option<WindowOverrun>,
+    /// What becomes of it where another Upgrade has one of its workloads.
+    pub on_conflict: Option<OnConflict>,
     /// A Job that runs before anything changes.
     pub before: Option<JobStage>,
     /// What new pods are asked after each weight.
@@ -145,6 +147,7 @@ pub fn plan(mut request: Request) -> Plan {
         auto_rollback: request.auto_rollback.clone(),
         not_before: request.not_before.clone(),
         window_overrun: request.window_overrun,
+        on_conflict: request.on_conflict,
         ..UpgradeSpec::default()
     };
     let plan_hash = plan_hash(&request.namespace, &name, &spec);

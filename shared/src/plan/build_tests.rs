@@ -30,6 +30,7 @@ fn request(strategy: serde_json::Value, workloads: Vec<Workload>) -> Request {
         auto_rollback: None,
         not_before: None,
         window_overrun: None,
+        on_conflict: None,
         workloads,
     }
 }
@@ -81,6 +82,21 @@ fn what_the_number_of_pods_cannot_express_is_said() {
     assert_eq!(reasons(&p), ["TagWithoutDigest", "NativeAlerts", "ForeignWait"]);
     let p = plan(request(canary, vec![workload("web", 1, &[("app", "r/a:v1", "r/a:v2")])]));
     assert_eq!(reasons(&p).first(), Some(&"OneReplica"));
+}
+
+#[test]
+fn a_number_of_pods_that_is_all_of_them_or_fewer_than_before_is_said() {
+    let say = |steps: serde_json::Value, n: i32| {
+        let web = workload("web", n, &[("app", "r/a:v1", "r/a:v2")]);
+        let p = plan(request(json!({"canary": {"steps": steps}}), vec![web]));
+        let notice = p.notices.iter().find(|n| n.reason.ends_with("Replicas"));
+        notice.map(|n| n.message.clone()).unwrap_or_default()
+    };
+    let steps = json!([{"setReplicas": 3}, {"pause": {}}]);
+    assert_eq!(say(steps.clone(), 4), "");
+    assert_eq!(say(steps, 3), "deploy/web has 3 replicas: 3 pods are all of them");
+    let down = say(json!([{"setWeight": 50}, {"setReplicas": 2}]), 10);
+    assert_eq!(down, "deploy/web has 10 replicas: 2 pods are fewer than before and change nothing");
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use super::build::{Autoscaler, Request, Workload};
 use crate::api::WorkloadKind;
-use crate::api::upgrade::{BlueGreen, ImageChange};
+use crate::api::upgrade::{BlueGreen, Canary, ImageChange};
 use crate::engine::law::canary_count;
+use crate::engine::plan::{Share, Step};
+use crate::engine::steps;
 use crate::image::Image;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
@@ -47,6 +49,7 @@ pub fn notices(request: &Request) -> Vec<Notice> {
             push(&mut found, Severity::Note, "RoomForTwice", room.to_owned());
         } else {
             inexact_weights(&request.workloads, &weights, &mut found);
+            by_number(&request.workloads, canary, &mut found);
         }
         let deployment = |w: &Workload| w.live.kind() == WorkloadKind::Deployment;
         if request.workloads.iter().any(deployment) {
@@ -313,6 +316,26 @@ fn inexact_weights(workloads: &[Workload], weights: &[i32], found: &mut Vec<Noti
             let message =
                 format!("weights come in whole pods; for {}: {}", listed(&names), off.join(", "));
             push(found, Severity::Note, "WeightRounded", message);
+        }
+    }
+}
+
+/// Steps by number of pods that, at the present size, are all of them or fewer than before.
+fn by_number(workloads: &[Workload], canary: &Canary, found: &mut Vec<Notice>) {
+    let Ok(steps) = steps::read(0, &canary.steps) else { return };
+    for workload in workloads.iter().filter(|w| !w.is_recreate()) {
+        let (name, n) = (workload.reference(), workload.replicas());
+        let asked = |(at, step): &(usize, &Step)| matches!(step, Step::Replicas(k) if *k >= n || *k < Share::up_to(&steps, *at).count(n));
+        let Some((_, step)) = steps.iter().enumerate().find(asked).filter(|_| n > 0) else {
+            continue;
+        };
+        if step.share().is_all_of(n) {
+            let message = format!("{name} has {n} replicas: {step} are all of them");
+            push(found, Severity::Risk, "AllReplicas", message);
+        } else {
+            let message =
+                format!("{name} has {n} replicas: {step} are fewer than before and change nothing");
+            push(found, Severity::Note, "FewerReplicas", message);
         }
     }
 }

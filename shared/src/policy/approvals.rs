@@ -238,13 +238,13 @@ impl Word<'_> {
         found().unwrap_or(false)
     }
 
-    /// Indices of the steps of a stage that set a weight, the last one to 100 included.
+    /// Indices of the steps of a stage that ask for pods, the last one to 100 included.
     fn weights(&self, stage: usize) -> Vec<i32> {
         let Ok(plan) = Plan::new(self.live) else {
             return Vec::new();
         };
         let steps = plan.stages.get(stage).map(PlanStage::steps).unwrap_or_default();
-        let weights = steps.iter().enumerate().filter(|(_, s)| matches!(s, Step::Weight(_)));
+        let weights = steps.iter().enumerate().filter(|(_, s)| s.moves());
         weights.filter_map(|(i, _)| i32::try_from(i).ok()).collect()
     }
 

@@ -7,7 +7,7 @@ use super::snapshot::{PolicyView, UpgradeView};
 use super::workload::{ImageDelta, Workload, deltas};
 use super::{create, governance, jobs};
 use crate::api::status::Phase;
-use crate::api::upgrade::{ImageChange, WorkloadTarget};
+use crate::api::upgrade::{CanaryStep, ImageChange, WorkloadTarget};
 use crate::api::{Mode, StrategyName, Upgrade, WorkloadKind};
 use crate::engine::governance::Door;
 use crate::image::same;
@@ -239,9 +239,10 @@ fn targets_with_strategy<'a>(
     stages.flat_map(move |stage| {
         let mine = |t: &&WorkloadTarget| t.kind == topic.kind && t.name == topic.name;
         // With nothing but 100 there is no position to hold; the native rollout is the step.
-        let steps = stage.strategy.canary.iter().flat_map(|c| &c.steps);
-        let held = stage.strategy.blue_green.is_some()
-            || steps.filter_map(|s| s.set_weight).any(|w| w < 100);
+        let mut steps = stage.strategy.canary.iter().flat_map(|c| &c.steps);
+        let part =
+            |s: &CanaryStep| s.set_replicas.is_some() || s.set_weight.is_some_and(|w| w < 100);
+        let held = stage.strategy.blue_green.is_some() || steps.any(part);
         stage.targets.iter().filter(mine).map(move |t| (t, held))
     })
 }

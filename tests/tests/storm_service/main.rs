@@ -17,6 +17,7 @@ use serde_json::json;
 use upgrade_core::api::status::Gate;
 use upgrade_core::api::{Phase, Upgrade};
 use upgrade_sandbox::eventually;
+use upgrade_sandbox::kinds::STATEFUL;
 use upgrade_sandbox::scenario::{PATIENCE, Shop, canary, lab};
 
 /// kubectl as one of these people: `ana` and `bob` may edit, `sue` may also approve.
@@ -122,6 +123,75 @@ async fn d1_steps_rest_for_a_while_and_until_approval() -> Result<()> {
     assert!(approved.status.success(), "{}", String::from_utf8_lossy(&approved.stderr));
     shop.phase("up", Phase::Completed).await?;
     assert_eq!(shop.split("web", "web:v2").await?, (0, 10));
+    Ok(())
+}
+
+#[tokio::test]
+async fn d1_canary_steps_by_weight_or_by_replicas() -> Result<()> {
+    let people = People::open().await?;
+    let shop = &people.shop;
+    let before = shop.deploy("web", 6, json!({})).await?;
+    let watch = shop.watch("web").await?;
+    let steps = json!({"canary": {"steps": [
+        {"setReplicas": 1}, {"pause": {}}, {"setWeight": 50}, {"pause": {}},
+        {"setReplicas": 2}, {"pause": {}}, {"setReplicas": 5}, {"pause": {}},
+    ]}});
+    people.start("web:v2", &steps).await?;
+    let rests = shop.rests_at("up", 1).await?;
+    let target = rests.status.context("no status")?.stages[0].targets[0].clone();
+    assert_eq!((target.requested_replicas, target.requested_weight), (Some(1), 17));
+    assert_eq!((target.effective_weight, target.canary, target.stable), (17, 1, 5));
+    // One is one at any scale.
+    shop.scale("web", 12).await?;
+    shop.split_is("web", "web:v2", (11, 1)).await?;
+    shop.scale("web", 6).await?;
+    shop.split_is("web", "web:v2", (5, 1)).await?;
+    shop.promote("up").await?;
+    shop.rests_at("up", 3).await?;
+    assert_eq!(shop.split("web", "web:v2").await?, (3, 3));
+    shop.promote("up").await?;
+    shop.rests_at("up", 5).await?;
+    let fewer = "2 pods of 6 would be fewer new pods than the 3 that an earlier step asked for";
+    shop.says("up", fewer).await?;
+    assert_eq!(shop.split("web", "web:v2").await?, (3, 3), "it never goes down");
+    shop.promote("up").await?;
+    shop.rests_at("up", 7).await?;
+    assert_eq!(shop.split("web", "web:v2").await?, (1, 5));
+    let config = shop.cluster.kubeconfig_for("ana", &[])?;
+    let told = lab().await.plugin(config, &["status", "up", "-n", &shop.namespace]).await?;
+    let told = String::from_utf8(told.stdout)?;
+    assert!(told.contains("canary 1 pod, pause, 50, pause, 2 pods"), "{told}");
+    assert!(told.contains("83 % (5 pods)"), "{told}");
+    shop.promote("up").await?;
+    shop.phase("up", Phase::Completed).await?;
+    assert!(watch.finish().await?.min_ready >= 6);
+    shop.assert_untouched("web", &before).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn d1_steps_by_replicas_of_a_stateful_set_and_of_more_than_there_are() -> Result<()> {
+    let shop = lab().await.shop(0).await?;
+    let before = shop.stateful("web", 3, json!({})).await?;
+    let steps = json!({"canary": {"steps": [
+        {"setReplicas": 2}, {"pause": {}}, {"setReplicas": 4}, {"pause": {}},
+    ]}});
+    shop.upgrade_of("up", (STATEFUL, "web"), "web:v2", &steps, json!({})).await?;
+    shop.rests_at("up", 1).await?;
+    shop.runs_are("web", "web:v2", (1, 2)).await?;
+    shop.promote("up").await?;
+    let all = shop.rests_at("up", 3).await?;
+    shop.runs_are("web", "web:v2", (0, 3)).await?;
+    let target = all.status.context("no status")?.stages[0].targets[0].clone();
+    assert_eq!((target.requested_replicas, target.requested_weight), (Some(4), 100));
+    // Four of six: two come back old, for the last weight was not promoted.
+    shop.scale_stateful("web", 6).await?;
+    shop.runs_are("web", "web:v2", (2, 4)).await?;
+    shop.rests_at("up", 3).await?;
+    shop.steer("up", json!({"control": {"abort": true}})).await?;
+    shop.phase("up", Phase::Aborted).await?;
+    shop.runs_are("web", "web:v2", (6, 0)).await?;
+    shop.assert_untouched_kind(STATEFUL, &before).await?;
     Ok(())
 }
 

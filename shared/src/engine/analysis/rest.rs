@@ -40,6 +40,9 @@ impl<'a> Walk<'a> {
         stage: &'a WorkloadsPlan,
     ) -> Option<StageMove> {
         let asked = stage.background.as_ref()?;
+        if self.status.stages.get(index).is_some_and(|s| s.rollback_window.is_some()) {
+            return None;
+        }
         let at = usize::try_from(self.status.current_step_index).unwrap_or(0);
         let run = background(stage);
         if at >= stage.steps.len() {
@@ -56,7 +59,7 @@ impl<'a> Walk<'a> {
         match self.analyse(&run, asked) {
             AnalysisMove::Wait | AnalysisMove::Passed => {
                 // At a pause or an analysis the rest is that of the step.
-                if matches!(stage.steps.get(at), Some(Step::Weight(_))) {
+                if stage.steps.get(at).is_some_and(Step::moves) {
                     self.end_rest();
                 }
                 None
@@ -76,6 +79,14 @@ impl<'a> Walk<'a> {
     pub(crate) fn end_background(&mut self, stage: &WorkloadsPlan) {
         if stage.background.is_some() {
             self.end_analysis(&background(stage), "ended with the steps");
+        }
+    }
+
+    /// Ends the analysis of a step that is left out, where the step is one.
+    pub(crate) fn end_step_analysis(&mut self, stage: &WorkloadsPlan, at: usize) {
+        if let Some(Step::Analysis(_)) = stage.steps.get(at) {
+            let run = format!("{}/step-{at}", stage.stage);
+            self.end_analysis(&run, "left out on the way to a later step");
         }
     }
 
@@ -127,7 +138,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The time that somebody took to decide is no time of the upgrade's own.
-    fn end_rest(&mut self) {
+    pub(crate) fn end_rest(&mut self) {
         if let Some(since) = self.status.pause_start_time.take() {
             self.status.paused_seconds += seconds_between(since.0, self.now);
             self.touch_progress();

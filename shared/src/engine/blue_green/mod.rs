@@ -22,7 +22,7 @@ use super::analysis::AnalysisMove;
 use super::deployment::Driver;
 use super::driver::{Move, Side, side};
 use super::observed::{HASH_LABEL, Set, Workload};
-use super::plan::{BlueGreenPlan, PlanTarget, Rest, Step, WorkloadsPlan};
+use super::plan::{BlueGreenPlan, PlanTarget, Rest, Share, Step, WorkloadsPlan};
 use super::stages::StageMove;
 use super::stages::workloads::Round;
 use crate::api::blue_green::{BlueGreenPhase, BlueGreenStatus, ServiceStatus};
@@ -395,7 +395,7 @@ impl<'a> Walk<'a> {
             }
             bg.phase = BlueGreenPhase::Promoting;
         }
-        match f.driver.toward(100, false) {
+        match f.driver.toward(Share::ALL, false) {
             Move::Write(write) => self.write_workload(f, write),
             // A Deployment's pods are its controller's to delete.
             Move::Wait(what) | Move::Delete(_, what) => Next::Wait(what),

@@ -116,6 +116,7 @@ impl Bench {
             stage: 0,
             step: self.status.current_step_index,
             full: false,
+            to_step: None,
         });
     }
 

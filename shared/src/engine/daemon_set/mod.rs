@@ -9,7 +9,7 @@
 mod observed;
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +17,8 @@ use super::driver::{Counts, Drive, Move, Side};
 use super::effect::{PodDelete, Write};
 use super::law;
 use super::observed::{PodState, Set, Workload};
-use super::plan::{PlanTarget, WorkloadsPlan};
-use super::revised::{Revised, count, delete, wanted};
+use super::plan::{PlanTarget, Share, WorkloadsPlan};
+use super::revised::{Revised, count, delete};
 use crate::api::status::{Originals, TargetStatus, UpdateStrategy};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -79,8 +79,8 @@ impl<'a> Driver<'a> {
         self.of.budget(most.max(1), n)
     }
 
-    fn part(&self, weight: i32) -> Move {
-        let (n, k) = (self.n(), wanted(weight, self.n()));
+    fn part(&self, share: Share) -> Move {
+        let (n, k) = (self.n(), share.count_without_surge(self.n()));
         match self.of.side() {
             Side::Other => Move::Broken(self.of.changed_under_us()),
             Side::Canary => self.go_to(k),
@@ -231,14 +231,14 @@ impl Drive for Driver<'_> {
         self.of.next_available()
     }
 
-    fn drift(&self, weight: i32) -> i32 {
+    fn drift(&self, share: Share) -> i32 {
         if !self.by_hand {
             return 0;
         }
-        (self.of.counts().canary - wanted(weight, self.n())).max(0)
+        (self.of.counts().canary - share.count_without_surge(self.n())).max(0)
     }
 
-    fn toward(&self, weight: i32, _rest: bool) -> Move {
+    fn toward(&self, share: Share, _rest: bool) -> Move {
         if self.canary && self.surges() {
             return Move::Broken(format!(
                 "{} has maxSurge, and its canary would take a node's pod away before the new one \
@@ -249,7 +249,7 @@ impl Drive for Driver<'_> {
         if !self.of.now.observed {
             return Move::Wait("the DaemonSet controller has not seen the last write".to_owned());
         }
-        if weight >= 100 { self.full() } else { self.part(weight) }
+        if share.is_all_of(self.n()) { self.full() } else { self.part(share) }
     }
 
     /// With `OnDelete` nothing moves but what is deleted.

@@ -160,6 +160,7 @@ impl Model for Native {
             status_replicas: self.count(image),
             ready: self.count(image),
             revision: if image == self.object.image { 100 } else { i },
+            created: Timestamp::from_second(i).ok(),
             images: vec![("db".to_owned(), image.to_owned())],
         };
         let seen_new = self.object.image == NEW || self.count(NEW) > 0;

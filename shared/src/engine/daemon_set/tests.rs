@@ -4,7 +4,7 @@ use super::model::{Native, rolling};
 use crate::api::Phase;
 use crate::api::status::UpdateStrategy;
 use crate::engine::bench::{Behaviour, Bench, Model, NEW, OLD, rests};
-use crate::engine::revised::wanted;
+use crate::engine::plan::Share;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proptest::prelude::*;
 use serde_json::json;
@@ -181,7 +181,7 @@ proptest! {
         play(&mut bench, &turns);
         if !bad && bench.run() == Phase::Paused && bench.status.current_step_index == 1 {
             let drift = bench.status.stages[0].targets[0].drift;
-            let k = wanted(weight, bench.model.n());
+            let k = Share { weight, pods: 0 }.count_without_surge(bench.model.n());
             prop_assert_eq!(bench.model.count(NEW), k + drift);
         }
         bench.plan.abort = true;

@@ -5,15 +5,15 @@
 use super::{Driver, Move, Side, inflated, side};
 use crate::engine::effect::Write;
 use crate::engine::law;
+use crate::engine::plan::Share;
 
 impl Driver<'_> {
-    /// Towards a weight, beside all stable pods. At 100 both versions have all of theirs.
-    pub fn alongside(&self, weight: i32, rest: bool) -> Move {
+    /// Towards a share, beside all stable pods. At 100 both versions have all of theirs.
+    pub fn alongside(&self, share: Share, rest: bool) -> Move {
         if !self.now.observed {
             return Move::Wait("the Deployment controller has not seen the last write".to_owned());
         }
-        let next =
-            if self.now.hold.is_some() { self.begin(weight) } else { self.part(weight, rest) };
+        let next = if self.now.hold.is_some() { self.begin(share) } else { self.part(share, rest) };
         self.without_noise(next)
     }
 

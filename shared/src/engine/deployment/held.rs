@@ -2,12 +2,12 @@
 
 use super::{Driver, Move, Side, side};
 use crate::engine::effect::Write;
-use crate::engine::law;
+use crate::engine::plan::Share;
 
 impl Driver<'_> {
     /// The first write of an Upgrade that Hold opened: the Deployment is let go, a canary's with
     /// the inflation in the same write.
-    pub(super) fn begin(&self, weight: i32) -> Move {
+    pub(super) fn begin(&self, share: Share) -> Move {
         let n = self.now.replicas;
         if n == 0 {
             // The controller puts the old template back: nobody can tell any more which one serves.
@@ -19,7 +19,7 @@ impl Driver<'_> {
         if let Some(why) = self.not_serving() {
             return Move::Wait(why);
         }
-        let first = if weight < 100 { law::canary_count(weight, n) } else { n };
+        let first = share.count(n);
         Move::Write(if self.canary && self.parts { self.raise(0, first) } else { self.promote() })
     }
 

@@ -15,7 +15,7 @@ use super::driver::{Drive, images};
 use super::effect::Write;
 use super::law;
 use super::observed::{Set, Workload};
-use super::plan::{PlanTarget, WorkloadsPlan};
+use super::plan::{PlanTarget, Share, WorkloadsPlan};
 use super::traffic::Traffic;
 use crate::api::status::{Originals, TargetStatus};
 use jiff::Timestamp;
@@ -125,23 +125,24 @@ impl<'a> Driver<'a> {
         times.filter(|t| *t > self.clock).min()
     }
 
-    /// Towards a weight. With `rest` the surplus is trimmed and the Deployment paused there.
-    pub fn toward(&self, weight: i32, rest: bool) -> Move {
+    /// Towards a share. With `rest` the surplus is trimmed and the Deployment paused there.
+    pub fn toward(&self, share: Share, rest: bool) -> Move {
         if !self.now.observed {
             return Move::Wait("the Deployment controller has not seen the last write".to_owned());
         }
-        let next = match (weight >= 100, self.canary) {
-            (_, true) | (true, false) if self.now.hold.is_some() => self.begin(weight),
+        let next = match (share.is_full(), self.canary) {
+            (_, true) | (true, false) if self.now.hold.is_some() => self.begin(share),
             (true, _) => self.full(),
-            (false, true) => self.part(weight, rest),
+            (false, true) => self.part(share, rest),
             // Recreate replaces everything at once: nothing happens before the last weight.
             (false, false) => Move::Reached,
         };
         self.without_noise(next)
     }
 
-    fn part(&self, weight: i32, rest: bool) -> Move {
+    fn part(&self, share: Share, rest: bool) -> Move {
         let n = self.now.replicas;
+        let k = share.count(n);
         match side(self.target, self.now) {
             Side::Other => Move::Broken(self.changed_under_us()),
             Side::Canary if n == 0 => Move::Write(Write {
@@ -152,13 +153,12 @@ impl<'a> Driver<'a> {
             Side::Stable if n == 0 => {
                 Move::Wait("scaled to 0 replicas: a canary needs pods; scale it up".to_owned())
             }
-            Side::Stable if self.now.inflated() => self.lower(law::canary_count(weight, n), rest),
-            Side::Stable => self.not_startable().map_or_else(
-                || Move::Write(self.raise(0, law::canary_count(weight, n))),
-                Move::Wait,
-            ),
+            Side::Stable if self.now.inflated() => self.lower(k, rest),
+            Side::Stable => {
+                self.not_startable().map_or_else(|| Move::Write(self.raise(0, k)), Move::Wait)
+            }
             Side::Canary if !self.now.inflated() => Move::Broken(self.changed_under_us()),
-            Side::Canary => self.hold_at(law::canary_count(weight, n), rest),
+            Side::Canary => self.hold_at(k, rest),
         }
     }
 
@@ -208,7 +208,7 @@ impl<'a> Driver<'a> {
         let n = self.now.replicas;
         let u = law::unavailable_percent(c.canary, n);
         let keep = n - law::share_down(u, n);
-        // A canary of all pods (N = 1) keeps its surge: trimming would leave no stable pod.
+        // A canary of all pods before the end keeps its surge: trimming would leave no stable pod.
         if !self.beside && c.stable > keep && c.canary < n {
             let write = self.now.missing(Write {
                 paused: Some(false),
@@ -405,12 +405,12 @@ impl Drive for Driver<'_> {
         self.next_available()
     }
 
-    fn toward(&self, weight: i32, rest: bool) -> Move {
-        self.toward(weight, rest)
+    fn toward(&self, share: Share, rest: bool) -> Move {
+        self.toward(share, rest)
     }
 
-    fn alongside(&self, weight: i32, rest: bool) -> Move {
-        self.alongside(weight, rest)
+    fn alongside(&self, share: Share, rest: bool) -> Move {
+        self.alongside(share, rest)
     }
 
     fn has_room(&self) -> bool {

@@ -23,8 +23,8 @@ impl<'a> Walk<'a> {
         stage: &'a WorkloadsPlan,
         at: usize,
     ) -> Checked {
-        let weight = matches!(stage.steps.get(at), Some(Step::Weight(_)));
-        if !weight || stage.checks.is_empty() {
+        let moves = stage.steps.get(at).is_some_and(Step::moves);
+        if !moves || stage.checks.is_empty() {
             return Checked::Passed;
         }
         let pods = self.new_pods(index);

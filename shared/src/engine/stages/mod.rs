@@ -2,6 +2,8 @@
 
 mod checks;
 pub mod job;
+mod jump;
+mod rollback_window;
 mod target;
 pub(crate) mod workloads;
 

@@ -6,7 +6,7 @@ use crate::api::{HELD_ANNOTATION, Held, IN_FLIGHT_LABEL, WorkloadKind};
 use crate::engine::driver::{Drive, Driver, Move, Side, side};
 use crate::engine::effect::{Effect, PodDelete, WorkloadPatch, Write, set};
 use crate::engine::observed::Workload;
-use crate::engine::plan::{PlanTarget, WorkloadsPlan};
+use crate::engine::plan::{PlanTarget, Share, Step, WorkloadsPlan};
 use crate::engine::{Walk, law};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use serde_json::json;
@@ -14,8 +14,10 @@ use serde_json::json;
 /// A step's position for a target.
 #[derive(Clone, Copy)]
 pub(crate) struct Position {
-    /// Share of the replicas on the new images, in percent.
-    pub(crate) weight: i32,
+    /// Pods on the new images.
+    pub(crate) share: Share,
+    /// Index of the step that asks for them, from 0.
+    pub(crate) step: usize,
     /// The next step is a pause: trim the surplus and stand still there.
     pub(crate) rest: bool,
     /// A router carries the weight: the canary's pods stand beside all stable ones, at 100, too.
@@ -104,20 +106,23 @@ impl<'a> Walk<'a> {
         let originals = status.originals.clone().unwrap_or_else(own);
         let before = status.clone();
         let driver = Driver::new(target, workload, &originals, &before, plan, self.now);
-        status.requested_weight = to.weight;
+        let n = workload.replicas;
+        status.requested_weight = to.share.in_percent(n);
+        status.requested_replicas = to.share.number(n);
+        status.requested_step = i32::try_from(to.step).ok();
         self.note_counts(&*driver, workload, status);
         status.message.clear();
         let next = if to.beside {
-            driver.alongside(to.weight, to.rest)
+            driver.alongside(to.share, to.rest)
         } else {
-            driver.toward(to.weight, to.rest)
+            driver.toward(to.share, to.rest)
         };
         match next {
             Move::Reached => {
                 status.phase = TargetPhase::AtWeight;
-                if status.drift > 0 {
-                    status.message = drift(status);
-                }
+                let kept = plan.steps.get(to.step).and_then(|step| kept(step, to.share, status));
+                let adrift = (status.drift > 0).then(|| drift(status));
+                status.message = kept.into_iter().chain(adrift).collect::<Vec<_>>().join("; ");
                 Round::Reached
             }
             Move::Wait(what) => {
@@ -249,7 +254,7 @@ impl<'a> Walk<'a> {
         status.canary_ready = counts.canary_ready;
         status.effective_weight = law::effective_weight(counts.canary, counts.stable);
         let forward = matches!(status.phase, TargetPhase::Progressing | TargetPhase::AtWeight);
-        status.drift = if forward { driver.drift(status.requested_weight) } else { 0 };
+        status.drift = if forward { driver.drift(requested(status)) } else { 0 };
         status.canary_replica_set = driver.canary_set().map(|s| s.name.clone());
     }
 
@@ -321,6 +326,8 @@ impl TargetStatus {
             canary_ready: 0,
             drift: 0,
             requested_weight: 0,
+            requested_replicas: None,
+            requested_step: None,
             effective_weight: 0,
             stable_replica_set: None,
             canary_replica_set: None,
@@ -330,6 +337,27 @@ impl TargetStatus {
             message: String::new(),
         }
     }
+}
+
+/// What a target was last asked for.
+fn requested(status: &TargetStatus) -> Share {
+    match status.requested_replicas {
+        Some(pods) => Share { weight: 0, pods },
+        None => Share { weight: status.requested_weight, pods: 0 },
+    }
+}
+
+/// A step that asks for fewer pods than an earlier one changes nothing, in words.
+fn kept(step: &Step, share: Share, status: &TargetStatus) -> Option<String> {
+    let (n, has) = (status.replicas, share.count(status.replicas));
+    (step.share().count(n) < has).then(|| {
+        format!(
+            "{}/{}: {step} of {n} would be fewer new pods than the {has} that an earlier step asked \
+             for: nothing changes",
+            status.kind.resource(),
+            status.name
+        )
+    })
 }
 
 /// What came up new by itself, in words.

@@ -7,7 +7,7 @@ use crate::engine::checks::Checked;
 use crate::engine::driver::{Driver, Move};
 use crate::engine::health::{Health, deadline, pods};
 use crate::engine::observed::Workload;
-use crate::engine::plan::{PlanStage, PlanTarget, Rest, Step, WorkloadsPlan};
+use crate::engine::plan::{PlanStage, PlanTarget, Rest, Share, Step, WorkloadsPlan};
 use crate::engine::{Walk, seconds_between};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -34,6 +34,7 @@ impl<'a> Walk<'a> {
             return self.walk_blue_green(index, stage, settings);
         }
         loop {
+            self.jump(index, stage);
             if let Some(ended) = self.walk_background(index, stage) {
                 return ended;
             }
@@ -43,13 +44,10 @@ impl<'a> Walk<'a> {
                     self.end_background(stage);
                     return self.finish_stage(index, stage);
                 }
-                Some(Step::Weight(_)) if !self.begun(index, at) => {
-                    self.wait_to_begin(index, stage, at)
+                Some(Step::Weight(_) | Step::Replicas(_)) if self.begun(index, at) => {
+                    self.drive_all(index, stage, position(&stage.steps, at))
                 }
-                Some(Step::Weight(weight)) => {
-                    let rest = stage.steps.get(at + 1).is_some_and(Step::rests);
-                    self.drive_all(index, stage, Position { weight: *weight, rest, beside: false })
-                }
+                Some(Step::Weight(_) | Step::Replicas(_)) => self.wait_to_begin(index, stage, at),
                 Some(Step::Analysis(asked)) => match self.at_rest(index, stage, at) {
                     Round::Reached => match self.walk_analysis(stage, index, at, asked) {
                         Ok(true) => Round::Reached,
@@ -82,46 +80,50 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Brings every target to the weight before a step that rests.
+    /// Brings every target to where it was before a step that rests.
     fn at_rest(&mut self, index: usize, stage: &'a WorkloadsPlan, at: usize) -> Round {
-        match weight_before(&stage.steps, at) {
-            0 => Round::Reached,
-            weight => self.drive_all(index, stage, Position { weight, rest: true, beside: false }),
+        match self.last_begun(index, at) {
+            None => Round::Reached,
+            Some(last) => self.drive_all(index, stage, at_rest(&stage.steps, last)),
         }
     }
 
-    /// Whether a step was begun: some target has been asked for its weight.
+    /// Whether a step was begun: some target has been asked for its pods.
     ///
     /// A step that is under way is finished, whatever shuts meanwhile.
     pub(crate) fn begun(&self, stage: usize, at: usize) -> bool {
-        let Some(Step::Weight(weight)) =
-            self.plan.stages.get(stage).and_then(|s| s.steps().get(at))
-        else {
-            return true;
+        let step = self.plan.stages.get(stage).and_then(|s| s.steps().get(at));
+        let Some(step) = step.filter(|s| s.moves()) else { return true };
+        let asked = |t: &TargetStatus| match (t.requested_step, step) {
+            (Some(last), _) => usize::try_from(last).is_ok_and(|last| last >= at),
+            // Noted by nothing but the weight.
+            (None, Step::Weight(weight)) => t.requested_weight >= *weight,
+            (None, _) => false,
         };
         let targets = self.status.stages.get(stage).into_iter().flat_map(|s| &s.targets);
-        targets.map(|t| t.requested_weight).any(|w| w >= *weight)
+        targets.into_iter().any(asked)
+    }
+
+    /// The last step before this one that was begun: one that was jumped over was not.
+    fn last_begun(&self, stage: usize, at: usize) -> Option<usize> {
+        let steps = self.plan.stages.get(stage).map(PlanStage::steps).unwrap_or_default();
+        let before = steps.iter().take(at).enumerate().rev().filter(|(_, s)| s.moves());
+        before.map(|(i, _)| i).find(|i| self.begun(stage, *i))
     }
 
     /// Begins a step where every gate is open; rests before it where one is shut.
     fn wait_to_begin(&mut self, index: usize, stage: &'a WorkloadsPlan, at: usize) -> Round {
-        let weight = weight_before(&stage.steps, at);
-        if weight == 0 && self.observed.governance.unjudged {
+        let last = self.last_begun(index, at);
+        if last.is_none() && self.observed.governance.unjudged {
             // The stage was reached in this round; the next one asks the matrices.
             self.alarms.extend(self.now.checked_add(SignedDuration::from_millis(1)).ok());
             return Round::Waiting;
         }
-        if self.may_begin(index, at, weight == 0) {
-            let Some(Step::Weight(next)) = stage.steps.get(at) else { return Round::Reached };
-            let rest = stage.steps.get(at + 1).is_some_and(Step::rests);
-            return self.drive_all(index, stage, Position { weight: *next, rest, beside: false });
+        if self.may_begin(index, at, last.is_none()) {
+            return self.drive_all(index, stage, position(&stage.steps, at));
         }
-        if weight > 0 {
-            return match self.drive_all(
-                index,
-                stage,
-                Position { weight, rest: true, beside: false },
-            ) {
+        if let Some(last) = last {
+            return match self.drive_all(index, stage, at_rest(&stage.steps, last)) {
                 Round::Reached => Round::Waiting,
                 other => other,
             };
@@ -133,8 +135,8 @@ impl<'a> Walk<'a> {
         if let Some(status) = self.status.stages.get_mut(index) {
             status.step_start_time = Some(MicroTime(self.now));
         }
-        if let Some(Step::Weight(weight)) = stage.steps.get(at) {
-            self.event(false, "WeightReached", format!("stage {}: weight {weight}", stage.stage));
+        if let Some(step) = stage.steps.get(at).filter(|s| s.moves()) {
+            self.event(false, "WeightReached", format!("stage {}: {step}", stage.stage));
         }
         self.status.current_step_index += 1;
     }
@@ -146,8 +148,18 @@ impl<'a> Walk<'a> {
             let targets = stage.targets.iter().map(fresh).collect();
             let step_start_time = Some(MicroTime(self.now));
             let name = stage.stage.clone();
-            let fresh = StageStatus { name, targets, step_start_time, ..StageStatus::default() };
+            let rollback_window = self.within_window(index, stage);
             self.event(false, "StageStarted", format!("stage {}", stage.stage));
+            if let Some(why) = &rollback_window {
+                self.event(false, "RollbackWindow", format!("stage {}: {why}", stage.stage));
+            }
+            let fresh = StageStatus {
+                name,
+                targets,
+                step_start_time,
+                rollback_window,
+                ..StageStatus::default()
+            };
             self.status.stages.push(fresh);
         }
     }
@@ -294,7 +306,13 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn weight_before(steps: &[Step], at: usize) -> i32 {
-    let weight = |s: &Step| if let Step::Weight(w) = s { Some(*w) } else { None };
-    steps.iter().take(at).rev().find_map(weight).unwrap_or(0)
+/// Where a step is to bring every target; a rest comes after it where the next step is one.
+fn position(steps: &[Step], at: usize) -> Position {
+    let rest = steps.get(at + 1).is_some_and(Step::rests);
+    Position { share: Share::up_to(steps, at), step: at, rest, beside: false }
+}
+
+/// The same, to stand still there.
+fn at_rest(steps: &[Step], at: usize) -> Position {
+    Position { rest: true, ..position(steps, at) }
 }

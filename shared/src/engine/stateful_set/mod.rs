@@ -9,15 +9,15 @@
 mod observed;
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;
 
 use super::driver::{Counts, Drive, Move, Side};
 use super::effect::{PodDelete, Write};
 use super::observed::{PodState, Set, Workload};
-use super::plan::{PlanTarget, WorkloadsPlan};
-use super::revised::{Revised, count, delete, wanted};
+use super::plan::{PlanTarget, Share, WorkloadsPlan};
+use super::revised::{Revised, count, delete};
 use crate::api::status::{Originals, RollingUpdate, TargetStatus, UpdateStrategy};
 use jiff::Timestamp;
 
@@ -59,8 +59,8 @@ impl<'a> Driver<'a> {
         ordinal.map_or(-1, |o| o - self.of.now.revisions.first)
     }
 
-    fn part(&self, weight: i32) -> Move {
-        let (n, k) = (self.n(), wanted(weight, self.n()));
+    fn part(&self, share: Share) -> Move {
+        let (n, k) = (self.n(), share.count_without_surge(self.n()));
         match self.of.side() {
             Side::Other => Move::Broken(self.of.changed_under_us()),
             Side::Canary if n == 0 => {
@@ -229,11 +229,11 @@ impl Drive for Driver<'_> {
         self.of.next_available()
     }
 
-    fn drift(&self, weight: i32) -> i32 {
-        (self.of.counts().canary - wanted(weight, self.n())).max(0)
+    fn drift(&self, share: Share) -> i32 {
+        (self.of.counts().canary - share.count_without_surge(self.n())).max(0)
     }
 
-    fn toward(&self, weight: i32, _rest: bool) -> Move {
+    fn toward(&self, share: Share, _rest: bool) -> Move {
         if self.of.own().is_on_delete() {
             return Move::Broken(format!(
                 "{} has the updateStrategy OnDelete, with which a lost pod can come back at a \
@@ -244,7 +244,7 @@ impl Drive for Driver<'_> {
         if !self.of.now.observed {
             return Move::Wait("the StatefulSet controller has not seen the last write".to_owned());
         }
-        if weight >= 100 { self.full() } else { self.part(weight) }
+        if share.is_all_of(self.n()) { self.full() } else { self.part(share) }
     }
 
     fn freeze(&self) -> Move {

@@ -172,6 +172,7 @@ impl Model for Native {
             status_replicas: count(image),
             ready: count(image),
             revision: if image == self.object.image { 100 } else { i },
+            created: Timestamp::from_second(i).ok(),
             images: vec![("db".to_owned(), image.to_owned())],
         };
         let seen_new = self.object.image == NEW || self.count(NEW) > 0 || self.current == NEW;

@@ -4,7 +4,7 @@ use super::model::{Native, rolling};
 use crate::api::Phase;
 use crate::api::status::UpdateStrategy;
 use crate::engine::bench::{Behaviour, Bench, NEW, OLD, rests};
-use crate::engine::revised::wanted;
+use crate::engine::plan::Share;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -200,7 +200,7 @@ proptest! {
         play(&mut bench, &turns);
         if !bad && bench.run() == Phase::Paused && bench.status.current_step_index == 1 {
             let size = bench.model.n;
-            let k = wanted(weight, size);
+            let k = Share { weight, pods: 0 }.count_without_surge(size);
             prop_assert_eq!(bench.model.split(), (size - k, k));
         }
         bench.plan.abort = true;

@@ -44,7 +44,7 @@ fn with(metrics: &Value, canary: &Value) -> Bench {
 }
 
 impl Bench {
-    fn show(&mut self, template: &Value) {
+    pub(super) fn show(&mut self, template: &Value) {
         let look = Look::name(TEMPLATES, "t");
         self.objects.insert(look, Sight::Seen(vec![object(template)]));
     }

@@ -96,6 +96,13 @@ impl Traffic {
                  {targets}; put each workload into a stage of its own"
             ));
         }
+        let by_number = canary.steps.iter().position(|s| s.set_replicas.is_some());
+        if let (Some(_), Some(at)) = (&canary.traffic_routing, by_number) {
+            return Err(format!(
+                "steps[{at}].setReplicas does not go with trafficRouting: a router carries \
+                 percentages; use setWeight"
+            ));
+        }
         if stable.is_some() && stable == new {
             return Err("stableService and canaryService must differ".to_owned());
         }
@@ -166,7 +173,7 @@ impl<'a> Walk<'a> {
             return self.drive_pods(stage, plan, to);
         }
         if self.traffic_phase(stage) < TrafficPhase::Promoting {
-            let beside = Position { beside: true, rest: to.rest && to.weight < 100, ..to };
+            let beside = Position { beside: true, rest: to.rest && !to.share.is_full(), ..to };
             match self.drive_pods(stage, plan, beside) {
                 Round::Reached => {}
                 other => return other,
@@ -174,11 +181,11 @@ impl<'a> Walk<'a> {
             if self.settled_elsewhere(stage) {
                 return Round::Reached;
             }
-            match self.after_pods(stage, plan, to.weight) {
+            match self.after_pods(stage, plan, to.share.weight) {
                 Round::Reached => {}
                 other => return other,
             }
-            if to.weight < 100 {
+            if !to.share.is_full() {
                 return Round::Reached;
             }
             self.set_traffic_phase(stage, TrafficPhase::Promoting);
@@ -217,7 +224,7 @@ impl<'a> Walk<'a> {
                  or leave trafficRouting out"
             ));
         }
-        if !matches!(driver.toward(to.weight, false), Move::Write(_)) {
+        if !matches!(driver.toward(to.share, false), Move::Write(_)) {
             return Round::Reached;
         }
         match self.carry(stage, plan, Want::Weight(0)) {
