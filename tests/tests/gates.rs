@@ -486,3 +486,20 @@ async fn an_approval_expires_and_is_good_for_one_attempt() -> Result<()> {
     assert_eq!(again.status.context("no status")?.used_approvals.len(), 1);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_policy_that_lets_no_weight_be_rounded_holds_it_until_the_pods_can_express_it()
+-> Result<()> {
+    let clock = clock().await;
+    let shop = clock.shop(0).await?;
+    shop.policy(json!({"weightRounding": "Refuse"})).await?;
+    shop.deploy("web", 3, json!({})).await?;
+    shop.upgrade("up", &["web"], "web:v2", &canary(&["10", "", "100"])).await?;
+    let waits = shop.says("up", "with 3 pods it can be 33 % or 67 %").await?;
+    assert_eq!(waits.status.context("no status")?.phase, Phase::Pending);
+    shop.scale("web", 10).await?;
+    shop.rests_at("up", 1).await?;
+    assert_eq!(shop.split("web", "web:v2").await?, (9, 1));
+    shop.promote("up").await?;
+    shop.phase("up", Phase::Completed).await.map(drop)
+}

@@ -68,6 +68,9 @@ pub struct UpgradePolicySpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub strategies: Vec<StrategyName>,
+    /// What becomes of a weight that the pods of a workload cannot express: 10 % of three of them.
+    #[serde(default)]
+    pub weight_rounding: WeightRounding,
     /// How long before its start an Upgrade is announced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<Notice>,
@@ -127,6 +130,20 @@ pub enum Mode {
     /// It is refused.
     #[default]
     Deny,
+}
+
+/// What becomes of a weight that whole pods cannot express.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub enum WeightRounding {
+    /// It is rounded down to whole pods, but never to none; the plan says to what, and the status
+    /// has the weight that it amounts to.
+    #[default]
+    Allow,
+    /// The Upgrade waits with the weights that could be; so does a step, where the workload was
+    /// scaled meanwhile.
+    Refuse,
 }
 
 /// The Upgrade that mode `Hold` opens.

@@ -36,6 +36,7 @@ impl Walk<'_> {
         if at.start {
             gates.extend(self.violation());
         }
+        gates.extend(self.inexact(at));
         gates.extend(self.approval(at));
         if at.start {
             gates.extend(self.not_before());

@@ -17,6 +17,8 @@ pub struct Governance {
     pub notifications: Vec<Notification>,
     /// Maintenance windows and freezes.
     pub window: Door,
+    /// The policy that lets no weight be rounded, where one does.
+    pub exact_weights: Option<String>,
     /// Compatibility matrices, for the stages that are still to come.
     pub compatibility: Door,
     /// The matrices were not asked this time: no stage begins on what is observed here.

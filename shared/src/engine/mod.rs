@@ -19,6 +19,7 @@
 //! | [`deployment`], [`stateful_set`], [`daemon_set`] | from where one is to where it should be |
 //! | `revised` | what the last two share: controller revisions |
 //! | [`steps`] | the steps of a canary, and how many pods each asks for |
+//! | `exact` | weights that whole pods cannot express, where a policy lets none be rounded |
 //! | [`law`] | the arithmetic of surge and unavailable |
 //! | [`checks`] | what is asked of what runs, and what the answers mean |
 //! | [`health`] | what counts as failure |
@@ -36,6 +37,7 @@ pub mod daemon_set;
 pub mod deployment;
 pub mod driver;
 pub mod effect;
+mod exact;
 pub mod gates;
 pub mod governance;
 pub mod health;

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 mod analysis;
 mod arithmetic;
+mod exact;
 mod hold;
 mod jobs;
 mod jump;

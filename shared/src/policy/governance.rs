@@ -2,7 +2,7 @@
 
 use super::rules::first_violation;
 use super::snapshot::{Labels, NamespaceView, PolicyView, Snapshot};
-use crate::api::policy::Notice;
+use crate::api::policy::{Notice, WeightRounding};
 use crate::api::upgrade::WorkloadTarget;
 use crate::api::{Change, StrategyName, Upgrade, WorkloadKind};
 use crate::engine::governance::{Announcement, Approvals, Door, Governance};
@@ -40,6 +40,9 @@ pub fn governance(
         }
         approvals(&mut sum.approvals, at.0, policy);
         notice(&mut sum.notice, policy, change);
+        if policy.spec.weight_rounding == WeightRounding::Refuse {
+            sum.exact_weights.get_or_insert_with(|| policy.name.clone());
+        }
         let wanted = policy.spec.notifications.iter();
         let new = wanted.filter(|n| !sum.notifications.contains(n)).cloned().collect::<Vec<_>>();
         sum.notifications.extend(new);
