@@ -29,7 +29,7 @@ pub(super) enum Want {
 
 /// What a round came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Carry {
+pub(crate) enum Carry {
     Reached,
     Waiting(String),
     Broken(String),
