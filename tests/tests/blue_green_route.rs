@@ -1,17 +1,18 @@
 //! Blue-green by route (SYSTEMS D2, D4): the active Service is never written, the route goes from the
-//! old pods to the new and back, and everything is afterwards what it was.
+//! old pods to the new and back, and everything is afterwards what it was. And what guards routes in
+//! flight, whichever strategy has them.
 
 #[expect(dead_code, reason = "other tests use the rest")]
 mod routed;
 
 use kube::api::DeleteParams;
 use routed::{
-    Order, apply, by_route, face, http_route, in_route, kind, objects, only_services, serve,
-    version, web_route,
+    Order, apply, by_route, carries, face, http_route, in_route, kind, objects, only_services,
+    routed, serve, version, web_route,
 };
 use serde_json::{Value, json};
 use upgrade_core::api::{BlueGreenPhase, Phase, Upgrade};
-use upgrade_sandbox::scenario::{Lab, PATIENCE, Shop, lab};
+use upgrade_sandbox::scenario::{Lab, PATIENCE, Shop, lab, say};
 use upgrade_sandbox::wait::gone;
 use upgrade_sandbox::wait_for;
 
@@ -61,7 +62,7 @@ async fn d2_by_route_the_route_is_switched_and_the_active_service_is_never_writt
     assert_eq!((refs.as_array().unwrap().len(), &refs[0]["name"]), (1, &json!("web-stable")));
     shop.promote("up").await.unwrap();
     shop.phase("up", Phase::Completed).await.unwrap();
-    assert_eq!(order.check(in_route), [0, 1, 0], "alone it has the weight 1");
+    assert_eq!(order.check(in_route), [0, 100, 0]);
     assert!(watch.finish().await.unwrap().min_ready >= 4);
     assert_eq!(face(&shop, &http_route(), "web").await.unwrap(), before);
     assert_eq!(version(&shop, "web").await.unwrap(), service);
@@ -92,7 +93,7 @@ async fn d2_by_route_an_abort_and_a_delete_after_the_switch_put_the_route_back_f
             shop.steer(name, json!({"control": {"abort": true}})).await.unwrap();
             shop.phase(name, Phase::Aborted).await.unwrap();
         }
-        assert_eq!(order.check(in_route), [0, 1, 0]);
+        assert_eq!(order.check(in_route), [0, 100, 0]);
         assert!(watch.finish().await.unwrap().min_ready >= 3);
         assert_eq!(face(&shop, &http_route(), "web").await.unwrap(), before);
         only_services(&shop, &["web"]).await.unwrap();
@@ -191,7 +192,7 @@ async fn by_route_needs_rights_to_the_route_and_a_route_to_the_service() {
     let other = json!({"smi": {"rootService": "api"}});
     let refused = shop.upgrade("bad", &["web"], "web:v2", &switched(&other, json!({}))).await;
     let said = format!("{:#}", refused.expect_err("two Services"));
-    assert!(said.contains("rootService is api and activeService web"), "{said}");
+    assert!(said.contains("smi.rootService must be activeService"), "{said}");
 
     // The route sends elsewhere: nothing is started.
     let mut route = web_route();
@@ -203,4 +204,82 @@ async fn by_route_needs_rights_to_the_route_and_a_route_to_the_service() {
     apply(&shop, &http_route(), &web_route()).await.unwrap();
     shop.phase("up", Phase::Completed).await.unwrap();
     only_services(&shop, &["web"]).await.unwrap();
+}
+
+/// kubectl, with an object on its input; what it complains about.
+fn kubectl(shop: &Shop, args: &[&str], object: &Value) -> String {
+    let mut command = shop.cluster.kubectl();
+    command.args(["-n", &shop.namespace]).args(args);
+    let said = say(&mut command, &object.to_string()).expect("kubectl");
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    said.err
+}
+
+#[tokio::test]
+async fn d4_routes_are_guarded_against_reapply_while_in_use() {
+    let (_, shop) = shop().await;
+    serve(&shop, "web", 3).await.unwrap();
+    apply(&shop, &http_route(), &web_route()).await.unwrap();
+    shop.upgrade("up", &["web"], "web:v2", &routed(&["30", ""], &by_route())).await.unwrap();
+    shop.rests_at("up", 1).await.unwrap();
+    carries(&shop, &http_route(), "web", in_route, Some(30)).await.unwrap();
+    // What the API server answers is what it stored: there is no moment without the weights.
+    let stored = apply(&shop, &http_route(), &web_route()).await.unwrap();
+    assert_eq!(in_route(&serde_json::to_value(&stored).unwrap()), Some(30));
+    let mut git = web_route();
+    git["spec"]["hostnames"] = json!(["other.example.com"]);
+    git["spec"]["rules"][0]["backendRefs"][0]["port"] = json!(81);
+    let args = ["apply", "--server-side", "--force-conflicts", "--field-manager=git", "-f", "-"];
+    let warning = kubectl(&shop, &args, &git);
+    assert!(warning.contains("Upgrade up carries traffic by this HTTPRoute"), "{warning}");
+    let label = "kubectl-upgrade.dev/upgrade";
+    kubectl(&shop, &["label", "httproute/web", &format!("{label}-")], &json!({}));
+    let stored = objects(&shop, &http_route()).get("web").await.unwrap();
+    assert_eq!(stored.metadata.labels.as_ref().unwrap()[label], "up");
+    assert_eq!(stored.data["spec"]["hostnames"][0], "other.example.com", "all else is free");
+    let stored = serde_json::to_value(&stored).unwrap();
+    assert_eq!(in_route(&stored), Some(30));
+    assert_eq!(stored["spec"]["rules"][0]["backendRefs"][1]["port"], 81);
+    shop.steer("up", json!({"control": {"abort": true}})).await.unwrap();
+    shop.phase("up", Phase::Aborted).await.unwrap();
+    // What was applied meanwhile is what it goes back to.
+    let own = objects(&shop, &http_route()).get("web").await.unwrap();
+    let refs = &own.data["spec"]["rules"][0]["backendRefs"];
+    assert_eq!((refs.as_array().unwrap().len(), &refs[0]["name"]), (1, &json!("web")));
+    assert_eq!(refs[0]["port"], 81);
+    // A mark that was left behind binds nobody.
+    kubectl(&shop, &["label", "httproute/web", &format!("{label}=gone")], &json!({}));
+    let warning = kubectl(&shop, &args, &web_route());
+    assert!(!warning.contains("carries traffic"), "{warning}");
+}
+
+#[tokio::test]
+async fn d4_routes_of_istio_are_guarded_with_their_subsets() {
+    let (_, shop) = shop().await;
+    serve(&shop, "web", 2).await.unwrap();
+    let group = "networking.istio.io/v1";
+    let services = kind(group, "VirtualService", "virtualservices");
+    let rules = kind(group, "DestinationRule", "destinationrules");
+    let service = json!({"apiVersion": group, "kind": "VirtualService", "metadata": {"name": "shop"},
+        "spec": {"hosts": ["web"], "http": [{"route": [{"destination": {"host": "web", "subset": "stable"}}]}]}});
+    let rule = json!({"apiVersion": group, "kind": "DestinationRule", "metadata": {"name": "web"},
+        "spec": {"host": "web", "subsets": [{"name": "stable", "labels": {"app": "web"}}]}});
+    apply(&shop, &services, &service).await.unwrap();
+    apply(&shop, &rules, &rule).await.unwrap();
+    let before =
+        (face(&shop, &services, "shop").await.unwrap(), face(&shop, &rules, "web").await.unwrap());
+    let routing = json!({"istio": {"virtualService": {"name": "shop"}, "destinationRule": {
+        "name": "web", "canarySubsetName": "canary", "stableSubsetName": "stable"}}});
+    shop.upgrade("up", &["web"], "web:v2", &routed(&["50", ""], &routing)).await.unwrap();
+    shop.rests_at("up", 1).await.unwrap();
+    let held = objects(&shop, &rules).get("web").await.unwrap().data["spec"].clone();
+    let carried = objects(&shop, &services).get("shop").await.unwrap().data["spec"].clone();
+    assert_eq!(held["subsets"].as_array().unwrap().len(), 2, "{held}");
+    assert_eq!(apply(&shop, &rules, &rule).await.unwrap().data["spec"], held);
+    assert_eq!(apply(&shop, &services, &service).await.unwrap().data["spec"], carried);
+    shop.promote("up").await.unwrap();
+    shop.phase("up", Phase::Completed).await.unwrap();
+    let after =
+        (face(&shop, &services, "shop").await.unwrap(), face(&shop, &rules, "web").await.unwrap());
+    assert_eq!(after, before);
 }

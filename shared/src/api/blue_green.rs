@@ -20,6 +20,8 @@ pub const PREVIEW_SUFFIX: &str = "-preview";
     .message("blueGreen: activeService is too long for a preview Service named after it; name one in previewService"))]
 #[x_kube(validation = Rule::new("self.autoPromotionEnabled || !has(self.autoPromotionSeconds)")
     .message("blueGreen: autoPromotionSeconds does nothing with autoPromotionEnabled: false; leave one of them out"))]
+#[x_kube(validation = Rule::new("!has(self.trafficRouting) || !has(self.trafficRouting.smi) || !has(self.trafficRouting.smi.rootService) || self.trafficRouting.smi.rootService == self.activeService")
+    .message("blueGreen: trafficRouting.smi.rootService must be activeService; leave it out"))]
 pub struct BlueGreen {
     /// The Service whose clients are switched from the old pods to the new. It must select the
     /// pods of the Deployment and no others.

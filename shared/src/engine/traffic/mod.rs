@@ -13,11 +13,13 @@
 //! | `refs` | weighted lists of backends |
 //! | `support`, `back` | what has to be there before a route names it; the end |
 //! | `services` | Services of our own, and ready endpoints |
+//! | `keep` | what admission keeps of a route that somebody else writes |
 //! | `gateway`, `nginx`, `istio`, `smi` | what differs between the routers |
 
 mod back;
 mod gateway;
 mod istio;
+mod keep;
 mod nginx;
 mod refs;
 mod round;
@@ -39,6 +41,7 @@ use crate::api::status::TargetPhase;
 use crate::api::strategy::Canary;
 use crate::api::traffic::{Istio, Nginx, Smi, TrafficPhase, TrafficRouting, TrafficStatus};
 use jiff::SignedDuration;
+pub use keep::keep;
 pub(crate) use round::Carry;
 use round::Want;
 
@@ -86,6 +89,19 @@ struct Names {
 }
 
 impl Names {
+    /// Names as noted; what the Upgrade names and is not ours stands for the user's Service.
+    fn noted(traffic: &Traffic, note: &TrafficStatus) -> Self {
+        let chosen = [&traffic.stable, &traffic.canary].into_iter().flatten();
+        let made = [&note.stable_service, &note.canary_service];
+        Self {
+            root: note.service.clone(),
+            aliases: chosen.filter(|n| !made.contains(n)).cloned().collect(),
+            stable: note.stable_service.clone(),
+            canary: note.canary_service.clone(),
+            namespace: traffic.namespace.clone(),
+        }
+    }
+
     fn is_root(&self, name: &str) -> bool {
         name == self.root || self.aliases.iter().any(|a| a == name)
     }

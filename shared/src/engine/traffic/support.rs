@@ -92,7 +92,10 @@ impl<'a> Walk<'a> {
             .any(|s| s.pointer("/labels").and_then(|l| l.get(HASH_LABEL)).is_some());
         let noted = scene.noted(&id, pointer);
         let original = match noted {
-            Some(noted) if hashed => noted.value(),
+            Some(noted) if hashed => {
+                let noted = noted.value();
+                now.and_then(|now| istio::own(now, noted.as_ref(), settings))
+            }
             _ => now.cloned(),
         };
         if !on && !hashed {
