@@ -146,7 +146,7 @@ async fn d2_by_route_of_nginx_istio_and_smi() {
         let (_, shop) = shop().await;
         serve(&shop, "web", 2).await.unwrap();
         let mut faces = vec![];
-        for manifest in manifests {
+        for manifest in &manifests {
             let text = |field: &str| manifest[field].as_str().unwrap().to_owned();
             let plural = match text("kind").as_str() {
                 "Ingress" => "ingresses",
@@ -154,14 +154,21 @@ async fn d2_by_route_of_nginx_istio_and_smi() {
                 _ => "destinationrules",
             };
             let resource = kind(&text("apiVersion"), &text("kind"), plural);
-            apply(&shop, &resource, &manifest).await.unwrap();
+            apply(&shop, &resource, manifest).await.unwrap();
             let name = manifest["metadata"]["name"].as_str().unwrap().to_owned();
             faces.push((face(&shop, &resource, &name).await.unwrap(), resource, name));
         }
         let service = version(&shop, "web").await.unwrap();
-        let strategy = switched(&routing, json!({"scaleDownDelaySeconds": 1}));
+        let strategy = switched(&routing, json!({"autoPromotionEnabled": false}));
         shop.upgrade("up", &["web"], "web:v2", &strategy).await.unwrap();
-        reaches(&shop, "up", BlueGreenPhase::ScaleDownDelay).await;
+        shop.phase("up", Phase::Paused).await.unwrap();
+        for (manifest, (_, resource, name)) in manifests.iter().zip(&faces) {
+            let carried = objects(&shop, resource).get(name).await.unwrap().data["spec"].clone();
+            let stored = apply(&shop, resource, manifest).await.unwrap();
+            assert_eq!(stored.data["spec"], carried, "{manifest}");
+        }
+        shop.promote("up").await.unwrap();
+        reaches(&shop, "up", BlueGreenPhase::Restoring).await;
         shop.phase("up", Phase::Completed).await.unwrap();
         for (before, resource, name) in faces {
             assert_eq!(face(&shop, &resource, &name).await.unwrap(), before, "{routing}");
