@@ -2,7 +2,6 @@
 //! old pods to the new and back, and everything is afterwards what it was. And what guards routes in
 //! flight, whichever strategy has them.
 
-#[expect(dead_code, reason = "other tests use the rest")]
 mod routed;
 
 use kube::api::DeleteParams;

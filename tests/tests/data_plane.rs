@@ -282,8 +282,8 @@ async fn no_request_is_lost_and_the_share_of_answers_is_the_weight() -> Result<(
     let lost: Vec<_> = sent.iter().filter(|(_, answer)| answer.is_err()).collect();
     println!("{} lost of {} requests at {} a second", lost.len(), sent.len(), rate());
     for version in ["v1", "v2", "v3", "v4", "v5"] {
-        let (first, last, count) = answers(&sent, begun, version);
-        println!("{version}: {count} answers from {first:.2} s to {last:.2} s");
+        let (since, until, count) = answers(&sent, begun, version);
+        println!("{version}: {count} answers from {since:.2} s to {until:.2} s");
     }
     let mut reasons = BTreeMap::<(u64, &str), usize>::new();
     for (at, answer) in &lost {
