@@ -13,20 +13,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::api::{Api, PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use upgrade_core::api::{Phase, Upgrade};
+use upgrade_core::api::{BlueGreenPhase, Phase, Upgrade};
 use upgrade_sandbox::image::Recipe;
 use upgrade_sandbox::scenario::{Shop, canary};
 use upgrade_sandbox::{ControlPlane, Node, Options, Process, eventually, product, routers};
 
-/// Requests a second.
+/// Requests a second; `RATE` asks for others, where a machine has no room for these.
 const RATE: u64 = 200;
 /// How far the share of answers may be from the weight, in points.
 const POINTS: f64 = 1.5;
 /// How long a share is measured.
 const MEASURE: Duration = Duration::from_secs(12);
 const PATIENCE: Duration = Duration::from_mins(3);
+
+fn rate() -> u64 {
+    std::env::var("RATE").ok().and_then(|r| r.parse().ok()).filter(|r| *r > 0).unwrap_or(RATE)
+}
 
 /// A request: when it was sent, and the version that answered, or what came instead.
 type Sent = (Instant, Result<String, String>);
@@ -43,7 +47,7 @@ impl Load {
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
             let mut calls = JoinSet::new();
-            let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
+            let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / rate()));
             while !stopped.load(Ordering::Relaxed) {
                 ticks.tick().await;
                 let address = address.clone();
@@ -66,7 +70,7 @@ impl Load {
     }
 }
 
-/// A real node with the product, a router, and three versions of a server.
+/// A real node with the product, a router, and the versions of a server.
 struct World {
     cluster: &'static ControlPlane,
     /// Goes with the cluster.
@@ -81,7 +85,7 @@ impl World {
         let cluster: &'static ControlPlane =
             Box::leak(Box::new(ControlPlane::start(options).await?));
         let node = cluster.node().context("a node")?;
-        for version in ["v1", "v2", "v3"] {
+        for version in ["v1", "v2", "v3", "v4", "v5"] {
             let program = server(cluster.dir(), version)?;
             let reference = format!("docker.io/library/web:{version}");
             let recipe = Recipe { reference, program, annotations: BTreeMap::new() };
@@ -150,9 +154,21 @@ fn server(dir: &Path, version: &str) -> Result<std::path::PathBuf> {
     Ok(program)
 }
 
-async fn upgrade(shop: &Shop, name: &str, from: &str, to: &str, steps: &[&str]) -> Result<()> {
+async fn canary_of(shop: &Shop, name: &str, from: &str, to: &str, steps: &[&str]) -> Result<()> {
     let mut strategy = canary(steps);
     strategy["canary"]["trafficRouting"] = json!({"gatewayAPI": {"httpRoute": "web"}});
+    upgrade(shop, name, from, to, strategy).await
+}
+
+/// Blue-green by the route.
+async fn switch(shop: &Shop, name: &str, from: &str, to: &str, auto: bool) -> Result<()> {
+    let strategy = json!({"blueGreen": {"activeService": "web", "autoPromotionEnabled": auto,
+        "scaleDownDelaySeconds": if auto { 120 } else { 5 },
+        "trafficRouting": {"gatewayAPI": {"httpRoute": "web"}}}});
+    upgrade(shop, name, from, to, strategy).await
+}
+
+async fn upgrade(shop: &Shop, name: &str, from: &str, to: &str, strategy: Value) -> Result<()> {
     let object: Upgrade = serde_json::from_value(json!({
         "apiVersion": "kubectl-upgrade.dev/v1alpha1", "kind": "Upgrade", "metadata": {"name": name},
         "spec": {"from": from, "to": to, "stages": [{"name": "web", "workloads": {"strategy": strategy,
@@ -170,6 +186,30 @@ async fn rests(shop: &Shop, name: &str, step: i32) -> Result<()> {
     eventually("the rest", PATIENCE, || shop.rests_at(name, step)).await.map(drop)
 }
 
+/// Waits until clients are with the new pods, and the old ones stay for an abort.
+async fn serves_new(shop: &Shop, name: &str) -> Result<()> {
+    eventually("the switch", PATIENCE, || async {
+        let status = shop.upgrades().get(name).await?.status.unwrap_or_default();
+        let target = status.stages.first().and_then(|s| s.targets.first());
+        let phase = target.and_then(|t| t.blue_green.as_ref()).map(|b| b.phase);
+        ensure!(phase == Some(BlueGreenPhase::ScaleDownDelay), "{phase:?}: {}", status.message);
+        Ok(())
+    })
+    .await
+}
+
+/// When a version answered first and last, and how often, in seconds since the beginning.
+fn answers(sent: &[Sent], begun: Instant, version: &str) -> (f32, f32, usize) {
+    let mut times: Vec<f32> = sent
+        .iter()
+        .filter(|(_, a)| a.as_deref() == Ok(version))
+        .map(|(at, _)| (*at - begun).as_secs_f32())
+        .collect();
+    times.sort_by(f32::total_cmp);
+    let end = |at: Option<&f32>| at.copied().unwrap_or_default();
+    (end(times.first()), end(times.last()), times.len())
+}
+
 async fn ends(shop: &Shop, name: &str, phase: Phase) -> Result<()> {
     eventually("the end", PATIENCE, || shop.phase(name, phase)).await.map(drop)
 }
@@ -179,7 +219,7 @@ async fn story(shop: &Shop, marks: &mut Vec<(String, Instant)>) -> Result<Vec<(i
     let mut mark = |what: &str| marks.push((what.to_owned(), Instant::now()));
     let mut measured = vec![];
     mark("canary of v2");
-    upgrade(shop, "one", "v1", "v2", &["10", "", "25", "", "50", ""]).await?;
+    canary_of(shop, "one", "v1", "v2", &["10", "", "25", "", "50", ""]).await?;
     for (step, weight) in [(1, 10), (3, 25), (5, 50)] {
         rests(shop, "one", step).await?;
         mark(&format!("{weight} %"));
@@ -190,16 +230,32 @@ async fn story(shop: &Shop, marks: &mut Vec<(String, Instant)>) -> Result<Vec<(i
     }
     ends(shop, "one", Phase::Completed).await?;
     mark("promoted; canary of v3");
-    upgrade(shop, "two", "v2", "v3", &["50", ""]).await?;
+    canary_of(shop, "two", "v2", "v3", &["50", ""]).await?;
     rests(shop, "two", 1).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     mark("aborted at 50 %");
     shop.steer("two", json!({"control": {"abort": true}})).await?;
     ends(shop, "two", Phase::Aborted).await?;
     mark("taken back; all of v3 at once");
-    upgrade(shop, "three", "v2", "v3", &["100"]).await?;
+    canary_of(shop, "three", "v2", "v3", &["100"]).await?;
     ends(shop, "three", Phase::Completed).await?;
-    mark("promoted");
+    mark("promoted; blue-green of v4");
+    switch(shop, "four", "v3", "v4", false).await?;
+    rests(shop, "four", 0).await?;
+    mark("previewed");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    mark("switches");
+    shop.promote("four").await?;
+    ends(shop, "four", Phase::Completed).await?;
+    mark("switched; blue-green of v5");
+    switch(shop, "five", "v4", "v5", true).await?;
+    serves_new(shop, "five").await?;
+    mark("switched");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    mark("aborted after the switch");
+    shop.steer("five", json!({"control": {"abort": true}})).await?;
+    ends(shop, "five", Phase::Aborted).await?;
+    mark("taken back");
     Ok(measured)
 }
 
@@ -217,14 +273,18 @@ async fn no_request_is_lost_and_the_share_of_answers_is_the_weight() -> Result<(
     let (begun, mut marks) = (Instant::now(), vec![]);
     let told = story(&shop, &mut marks).await;
     // The rest of the 20,000: what ended may still have an aftermath.
-    let whole = Duration::from_secs(20_400 / RATE);
+    let whole = Duration::from_secs(20_400 / RATE.max(rate()));
     tokio::time::sleep(whole.saturating_sub(begun.elapsed()).max(Duration::from_secs(5))).await;
     let sent = load.finish().await?;
     for (what, at) in &marks {
         println!("{:6.1} s {what}", (*at - begun).as_secs_f32());
     }
     let lost: Vec<_> = sent.iter().filter(|(_, answer)| answer.is_err()).collect();
-    println!("{} lost of {} requests at {RATE} a second", lost.len(), sent.len());
+    println!("{} lost of {} requests at {} a second", lost.len(), sent.len(), rate());
+    for version in ["v1", "v2", "v3", "v4", "v5"] {
+        let (since, until, count) = answers(&sent, begun, version);
+        println!("{version}: {count} answers from {since:.2} s to {until:.2} s");
+    }
     let mut reasons = BTreeMap::<(u64, &str), usize>::new();
     for (at, answer) in &lost {
         let why = answer.as_ref().err().map_or("", String::as_str);
@@ -243,6 +303,8 @@ async fn no_request_is_lost_and_the_share_of_answers_is_the_weight() -> Result<(
         ensure!((share - f64::from(weight)).abs() <= POINTS, "{share:.2} % at {weight} %");
     }
     ensure!(lost.is_empty(), "{} of {} requests were lost", lost.len(), sent.len());
-    ensure!(sent.len() >= 20_000, "{} requests", sent.len());
+    ensure!(rate() < RATE || sent.len() >= 20_000, "{} requests", sent.len());
+    let (_, _, fifth) = answers(&sent, begun, "v5");
+    ensure!(fifth > 0, "v5 never served");
     Ok(())
 }

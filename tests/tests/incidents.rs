@@ -2,6 +2,9 @@
 //! an Upgrade of its own that is brought to the step, meets the incident and is walked to its end;
 //! the invariants hold in every cell, and the number of cells is printed.
 
+#[expect(dead_code, reason = "other tests use the rest")]
+mod routed;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -37,6 +40,10 @@ enum Strategy {
     Recreate,
     /// New pods beside the old ones, and a Service that is switched.
     BlueGreen,
+    /// Weight by weight through an HTTPRoute, all stable pods beside.
+    Routed,
+    /// New pods beside the old ones, and an HTTPRoute that is switched.
+    Switched,
     /// A StatefulSet, by partition.
     StatefulSet,
     /// A DaemonSet, node by node.
@@ -83,15 +90,22 @@ impl Incident {
 }
 
 impl Strategy {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Rolling,
         Self::Canary,
         Self::NoSurge,
         Self::Recreate,
         Self::BlueGreen,
+        Self::Routed,
+        Self::Switched,
         Self::StatefulSet,
         Self::DaemonSet,
     ];
+
+    /// A router carries it.
+    fn is_routed(self) -> bool {
+        matches!(self, Self::Routed | Self::Switched)
+    }
 
     fn kind(self) -> &'static str {
         match self {
@@ -111,11 +125,11 @@ impl Strategy {
     fn steps(self) -> &'static [Option<i32>] {
         match self {
             Self::Rolling => &[None],
-            Self::Canary | Self::NoSurge | Self::StatefulSet | Self::DaemonSet => {
+            Self::Canary | Self::NoSurge | Self::Routed | Self::StatefulSet | Self::DaemonSet => {
                 &[None, Some(1), Some(3)]
             }
             Self::Recreate => &[Some(1)],
-            Self::BlueGreen => &[None, Some(0)],
+            Self::BlueGreen | Self::Switched => &[None, Some(0)],
         }
     }
 
@@ -124,6 +138,10 @@ impl Strategy {
             Self::Rolling => json!({"rolling": {}}),
             Self::BlueGreen => json!({"blueGreen": {"activeService": "web",
                 "autoPromotionEnabled": false, "scaleDownDelaySeconds": 0}}),
+            Self::Switched => json!({"blueGreen": {"activeService": "web",
+                "autoPromotionEnabled": false, "scaleDownDelaySeconds": 0,
+                "trafficRouting": {"gatewayAPI": {"httpRoute": "web"}, "graceSeconds": 1}}}),
+            Self::Routed => routed::routed(&["25", "", "50", "", "100"], &routed::by_route()),
             _ => canary(&["25", "", "50", "", "100"]),
         }
     }
@@ -131,7 +149,7 @@ impl Strategy {
     /// What the workload's owner wrote.
     fn knobs(self) -> Value {
         match self {
-            Self::Rolling | Self::Canary | Self::BlueGreen => {
+            Self::Rolling | Self::Canary | Self::BlueGreen | Self::Routed | Self::Switched => {
                 json!({"progressDeadlineSeconds": 20})
             }
             Self::StatefulSet => json!({"podManagementPolicy": "Parallel"}),
@@ -148,7 +166,7 @@ impl Strategy {
         match self {
             // 25 % of 4 unavailable is what its owner allows.
             Self::Rolling | Self::NoSurge | Self::StatefulSet | Self::DaemonSet => n - 1,
-            Self::Canary | Self::BlueGreen => n,
+            Self::Canary | Self::BlueGreen | Self::Routed | Self::Switched => n,
             Self::Recreate => 0,
         }
     }
@@ -174,6 +192,8 @@ struct Run {
     cell: Cell,
     shop: Shop,
     before: DynamicObject,
+    /// The Service and the route, where there are any.
+    faces: Vec<Value>,
     watch: ReadyWatch,
 }
 
@@ -193,12 +213,15 @@ impl Run {
                 shop.of_kind(kind).get("web").await?
             }
         };
-        if cell.strategy == Strategy::BlueGreen {
+        if cell.strategy == Strategy::BlueGreen || cell.strategy.is_routed() {
             let service: Service = serde_json::from_value(json!({"metadata": {"name": "web"},
                 "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}))?;
-            let services: Api<Service> = Api::namespaced(shop.client.clone(), &shop.namespace);
-            services.create(&PostParams::default(), &service).await?;
+            routed::services(&shop).create(&PostParams::default(), &service).await?;
         }
+        if cell.strategy.is_routed() {
+            routed::apply(&shop, &routed::http_route(), &routed::web_route()).await?;
+        }
+        let faces = faces(&shop, cell.strategy).await?;
         let watch = shop.watch_ready("web");
         // On the way: pods take their time, so that it is met before they are all ready.
         let to = if cell.step.is_none() { "web:v2-ready-after-2s" } else { "web:v2" };
@@ -212,7 +235,7 @@ impl Run {
             };
             wait_for(shop.of_kind(kind), "web", begun, PATIENCE).await?;
         }
-        Ok(Self { cell, shop, before, watch })
+        Ok(Self { cell, shop, before, faces, watch })
     }
 
     /// Rests at a step, past those before it.
@@ -284,6 +307,9 @@ impl Run {
     /// the Upgrade has.
     async fn reapply(&self) -> Result<()> {
         let (kind, spec) = (self.cell.strategy.kind(), &self.before.data["spec"]);
+        if self.cell.strategy.is_routed() {
+            routed::apply(&self.shop, &routed::http_route(), &routed::web_route()).await?;
+        }
         let git = json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "web"},
             "spec": {"selector": spec["selector"], "template": spec["template"]}});
         let api = self.shop.of_kind(kind);
@@ -386,6 +412,8 @@ impl Run {
         };
         let promised = self.cell.strategy.promised(n.min(N)) - less;
         ensure!(least >= promised, "{least} ready at the least, {promised} promised");
+        let faces = faces(shop, self.cell.strategy).await?;
+        ensure!(faces == self.faces, "{faces:?}, and it was {:?}", self.faces);
         if self.cell.incident != Incident::Reapply {
             if kind == "Deployment" {
                 let before = serde_json::from_value(json!(self.before))?;
@@ -396,6 +424,22 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// What clients go through, as its owner has it; and nothing of ours is beside it.
+async fn faces(shop: &Shop, strategy: Strategy) -> Result<Vec<Value>> {
+    let mut faces = vec![];
+    if strategy == Strategy::BlueGreen || strategy.is_routed() {
+        routed::only_services(shop, &["web"]).await?;
+        let service = routed::services(shop).get("web").await?;
+        faces.push(json!({"labels": service.labels(), "spec": service.spec}));
+        if strategy.is_routed() {
+            // Not a write to it.
+            faces.push(json!(service.resource_version()));
+            faces.push(routed::face(shop, &routed::http_route(), "web").await?);
+        }
+    }
+    Ok(faces)
 }
 
 async fn cell(cell: Cell, cluster: &'static ControlPlane) -> Result<()> {
@@ -425,6 +469,7 @@ async fn killed(
 #[tokio::test(flavor = "multi_thread")]
 async fn every_strategy_at_every_step_outlives_every_incident() -> Result<()> {
     let cluster = upgrade_sandbox::shared().await;
+    routed::install(cluster).await?;
     let mut product = product::install_with(cluster, &["--lease-duration", "2"]).await?;
     let mut cells = Vec::new();
     for strategy in Strategy::ALL {

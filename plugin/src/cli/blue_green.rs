@@ -24,4 +24,7 @@ pub struct BlueGreenArgs {
     /// New pods until it is promoted, where fewer than all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     pub preview_replicas: Option<i32>,
+    /// An HTTPRoute that is switched in place of the active Service, to which it sends
+    #[arg(long, value_name = "NAME")]
+    pub route: Option<String>,
 }

@@ -3,6 +3,7 @@
 use super::duration;
 use crate::cli::BlueGreenArgs;
 use crate::output::Refusal;
+use upgrade_core::api::traffic::{GatewayApi, TrafficRouting};
 use upgrade_core::api::upgrade::BlueGreen;
 
 /// Longest delay that the API takes, in seconds.
@@ -17,6 +18,7 @@ pub fn given(args: &BlueGreenArgs) -> Option<&'static str> {
         (args.auto_promotion_delay.is_some(), "--auto-promotion-delay"),
         (args.scale_down_delay.is_some(), "--scale-down-delay"),
         (args.preview_replicas.is_some(), "--preview-replicas"),
+        (args.route.is_some(), "--route"),
     ];
     flags.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)
 }
@@ -57,12 +59,23 @@ pub fn lower(args: &BlueGreenArgs) -> Result<BlueGreen, Refusal> {
             "--auto-promotion-delay",
         )?,
         preview_replica_count: args.preview_replicas,
+        traffic_routing: args.route.as_deref().map(route).transpose()?,
         ..BlueGreen::default()
     };
     if let Some(delay) = seconds(args.scale_down_delay.as_deref(), "--scale-down-delay")? {
         settings.scale_down_delay_seconds = delay;
     }
     Ok(settings)
+}
+
+/// The HTTPRoute of this name.
+fn route(name: &str) -> Result<TrafficRouting, Refusal> {
+    if name.is_empty() || name.contains('/') {
+        let refusal = Refusal::usage(format!("--route: `{name}` is not the name of an HTTPRoute"));
+        return Err(refusal.hint("its name alone: `kubectl get httproutes` shows them"));
+    }
+    let gateway_api = GatewayApi { http_route: Some(name.to_owned()), ..GatewayApi::default() };
+    Ok(TrafficRouting { gateway_api: Some(gateway_api), ..TrafficRouting::default() })
 }
 
 fn service(name: &str, flag: &str) -> Result<(), Refusal> {

@@ -225,8 +225,12 @@ fn blue_green_is_checked_before_any_request() {
         settings("--active-service web --auto-promotion-delay 90").auto_promotion_seconds,
         Some(90)
     );
+    let routed = settings("--active-service web --route shop").traffic_routing.expect("a router");
+    assert_eq!(routed.gateway_api.and_then(|g| g.http_route).as_deref(), Some("shop"));
     for (more, part) in [
         ("--strategy blueGreen", "needs --active-service NAME"),
+        ("--active-service web --route httproute/shop", "is not the name of an HTTPRoute"),
+        ("--strategy rolling --route shop", "--route belongs to --strategy blueGreen"),
         (
             "--strategy blue-green --active-service svc/web",
             "`svc/web` is not the name of a Service",

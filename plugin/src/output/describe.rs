@@ -85,15 +85,17 @@ pub fn strategy_text(strategy: &Strategy) -> String {
     }
 }
 
-/// `blueGreen web, preview web-preview, promote, switch, old pods stay 30s`.
+/// `blueGreen web through gatewayAPI, preview web-preview, promote, switch, old pods stay 30s`.
 fn blue_green_text(settings: &BlueGreen) -> String {
     let promoted = match (settings.auto_promotion_enabled, settings.auto_promotion_seconds) {
         (false, _) => "promote, ".to_owned(),
         (true, Some(s)) if s > 0 => format!("wait {}, ", span(s.into())),
         _ => String::new(),
     };
+    let through = settings.traffic_routing.as_ref();
+    let through = through.map(|r| format!(" through {}", r.router())).unwrap_or_default();
     format!(
-        "blueGreen {}, preview {}, {promoted}switch, old pods stay {}",
+        "blueGreen {}{through}, preview {}, {promoted}switch, old pods stay {}",
         settings.active_service,
         settings.preview().0,
         span(settings.scale_down_delay_seconds.into())

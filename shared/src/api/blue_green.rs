@@ -1,6 +1,7 @@
 //! Blue-green: the new pods come up beside the old ones, then one Service goes from these to those.
 
 use super::analysis::AnalysisRef;
+use super::traffic::TrafficRouting;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -19,6 +20,8 @@ pub const PREVIEW_SUFFIX: &str = "-preview";
     .message("blueGreen: activeService is too long for a preview Service named after it; name one in previewService"))]
 #[x_kube(validation = Rule::new("self.autoPromotionEnabled || !has(self.autoPromotionSeconds)")
     .message("blueGreen: autoPromotionSeconds does nothing with autoPromotionEnabled: false; leave one of them out"))]
+#[x_kube(validation = Rule::new("!has(self.trafficRouting) || !has(self.trafficRouting.smi) || !has(self.trafficRouting.smi.rootService) || self.trafficRouting.smi.rootService == self.activeService")
+    .message("blueGreen: trafficRouting.smi.rootService must be activeService; leave it out"))]
 pub struct BlueGreen {
     /// The Service whose clients are switched from the old pods to the new. It must select the
     /// pods of the Deployment and no others.
@@ -53,6 +56,10 @@ pub struct BlueGreen {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub preview_replica_count: Option<i32>,
+    /// The router whose routes go from the old pods to the new; the active Service, to which they
+    /// send, is then never edited. Without one its selector is what is switched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_routing: Option<TrafficRouting>,
 }
 
 impl Default for BlueGreen {
@@ -66,6 +73,7 @@ impl Default for BlueGreen {
             pre_promotion_analysis: None,
             post_promotion_analysis: None,
             preview_replica_count: None,
+            traffic_routing: None,
         }
     }
 }
@@ -93,7 +101,8 @@ pub struct BlueGreenStatus {
     /// `pod-template-hash` of the new pods, read from their ReplicaSet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_hash: Option<String>,
-    /// Hash that the active Service selects, as last seen; absent where it selects both.
+    /// Hash whose pods clients reach, by the active Service's selector or by the routes, as last
+    /// seen; absent where they reach both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_selector: Option<String>,
     /// Hash that the preview Service selects, as last seen.
@@ -108,7 +117,7 @@ pub struct BlueGreenStatus {
     /// When somebody promoted it, or its time was up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promoted_at: Option<MicroTime>,
-    /// When the endpoints of the active Service were seen to be the new pods.
+    /// When clients were seen to reach the new pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switched_at: Option<MicroTime>,
     /// Since when the old pods stay for nothing but an abort.
@@ -136,14 +145,14 @@ pub struct ServiceStatus {
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum BlueGreenPhase {
-    /// The active Service is pinned to the old pods.
+    /// The active Service, or the routes to it, are pinned to the old pods.
     #[default]
     Pinning,
     /// The new pods come up.
     Preview,
     /// The new pods are there; it waits to be promoted.
     PrePromotion,
-    /// The active Service goes to the new pods.
+    /// Clients go to the new pods.
     Switching,
     /// The new pods serve; the old ones are still there.
     PostPromotion,

@@ -231,7 +231,7 @@ pub enum PlanError {
     Traffic(usize, String),
     /// Settings of blueGreen that do not go together.
     #[error("spec.stages[{0}].workloads.strategy.blueGreen: {1}")]
-    BlueGreen(usize, &'static str),
+    BlueGreen(usize, String),
     /// A kind that has no driver.
     #[error(
         "spec.stages[{0}].workloads.targets: kind must be Deployment, StatefulSet or DaemonSet, \
@@ -384,6 +384,10 @@ fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<Pla
     let asked = workloads.strategy.canary.as_ref();
     let traffic = asked.map(|c| Traffic::read(c, namespace, targets.len())).transpose();
     let traffic = traffic.map_err(|why| PlanError::Traffic(index, why))?.flatten();
+    let switched = workloads.strategy.blue_green.as_ref();
+    let switched = switched.map(|b| Traffic::switched(b, namespace)).transpose();
+    let switched = switched.map_err(|why| PlanError::BlueGreen(index, why))?.flatten();
+    let traffic = traffic.or(switched);
     let step_hash = hashed(&format!("{steps:?}"));
     // With a router all stable pods stay to the last weight, so that it is one part, too.
     let parts = blue_green.is_some()
@@ -448,7 +452,7 @@ fn blue_green_plan(
     stage: &WorkloadsStage,
     held: bool,
 ) -> Result<BlueGreenPlan, PlanError> {
-    let wrong = |why| Err(PlanError::BlueGreen(index, why));
+    let wrong = |why: &str| Err(PlanError::BlueGreen(index, why.to_owned()));
     let (preview, generated) = settings.preview();
     if held {
         return wrong("mode Hold opens no blueGreen Upgrade; give hold.strategy another strategy");

@@ -140,4 +140,9 @@ fn blue_green_says_what_twice_the_pods_mean() {
     for reason in ["DoubleCapacity", "BudgetCountsBoth", "AutoscalerSeesBoth", "NativeAlerts"] {
         assert!(reasons(&p).contains(&reason), "{:?}", reasons(&p));
     }
+    assert!(!reasons(&p).contains(&"PastTheRoute"));
+    let routing = json!({"gatewayAPI": {"httpRoute": "web"}});
+    let strategy = json!({"blueGreen": {"activeService": "web", "trafficRouting": routing}});
+    let web = workload("web", 3, &[("app", "r/web:v1", "r/web:v2")]);
+    assert!(reasons(&plan(request(strategy, vec![web]))).contains(&"PastTheRoute"));
 }

@@ -280,6 +280,15 @@ fn beside(workload: &Workload, settings: &BlueGreen, found: &mut Vec<Notice>) {
          old pod at once while the new ones are up, so drain no node before it ends"
     );
     push(found, Severity::Risk, "BudgetCountsBoth", message);
+    if let Some(routing) = &settings.traffic_routing {
+        let message = format!(
+            "Service {} selects old and new pods until it ends: who reaches it past {} meets both \
+             versions",
+            settings.active_service,
+            routing.router()
+        );
+        push(found, Severity::Risk, "PastTheRoute", message);
+    }
     if workload.autoscaler != Autoscaler::None {
         let message = format!(
             "an autoscaler of {name} sees averages over old and new pods, and as many more pods: \

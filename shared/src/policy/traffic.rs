@@ -3,7 +3,6 @@
 
 use super::question::{Access, AccessNeed};
 use crate::api::Upgrade;
-use crate::api::strategy::Canary;
 use crate::api::traffic::{Istio, Nginx, Smi, TrafficRouting};
 
 /// Rights that the traffic routing of an Upgrade needs.
@@ -11,9 +10,18 @@ pub(super) fn needs(upgrade: &Upgrade, namespace: &str) -> Vec<AccessNeed> {
     let workloads = upgrade.spec.stages.iter().filter_map(|s| s.workloads.as_ref());
     let mut all: Vec<Access> = vec![];
     for stage in workloads {
-        let Some(canary) = &stage.strategy.canary else { continue };
         let first = stage.targets.first().map(|t| t.name.as_str()).unwrap_or_default();
-        of_canary(canary, namespace, first, &mut all);
+        if let Some(canary) = &stage.strategy.canary {
+            let routing = canary.traffic_routing.as_ref();
+            let named = canary.stable_service.is_some() || canary.canary_service.is_some();
+            if routing.is_some() || named {
+                of_routing(routing, namespace, first, &mut all);
+            }
+        }
+        let switched = stage.strategy.blue_green.as_ref();
+        if let Some(routing) = switched.and_then(|b| b.traffic_routing.as_ref()) {
+            of_routing(Some(routing), namespace, first, &mut all);
+        }
     }
     let mut seen: Vec<Access> = vec![];
     for access in all {
@@ -24,11 +32,12 @@ pub(super) fn needs(upgrade: &Upgrade, namespace: &str) -> Vec<AccessNeed> {
     seen.into_iter().map(AccessNeed::One).collect()
 }
 
-fn of_canary(canary: &Canary, namespace: &str, workload: &str, all: &mut Vec<Access>) {
-    let routing = canary.traffic_routing.as_ref();
-    if routing.is_none() && canary.stable_service.is_none() && canary.canary_service.is_none() {
-        return;
-    }
+fn of_routing(
+    routing: Option<&TrafficRouting>,
+    namespace: &str,
+    workload: &str,
+    all: &mut Vec<Access>,
+) {
     let mut add = |verb, group, resource, name: Option<&str>| {
         let (namespace, name) = (namespace.to_owned(), name.map(str::to_owned));
         all.push(Access { verb, group, resource, namespace, name });

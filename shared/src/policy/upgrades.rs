@@ -184,9 +184,11 @@ fn services(namespace: &str, new: &Upgrade) -> Vec<AccessNeed> {
         namespace: namespace.to_owned(),
         name,
     };
-    let named = settings
-        .iter()
-        .flat_map(|s| [Some(&s.active_service), s.preview_service.as_ref()].into_iter().flatten());
+    // With a router the active Service is not written.
+    let named = settings.iter().flat_map(|s| {
+        let active = s.traffic_routing.is_none().then_some(&s.active_service);
+        [active, s.preview_service.as_ref()].into_iter().flatten()
+    });
     let mut each: Vec<_> = named.map(|name| right("patch", Some(name.clone()))).collect();
     each.dedup();
     let mut needs = Vec::new();

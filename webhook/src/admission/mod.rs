@@ -13,6 +13,7 @@ mod mutate;
 mod orders;
 mod respond;
 mod review;
+mod routes;
 mod server;
 mod services;
 mod tls;

@@ -2,7 +2,7 @@
 
 use super::respond::Answer;
 use super::review::{Request, ReviewError};
-use super::{confirm, hold, orders, services};
+use super::{confirm, hold, orders, routes, services};
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation};
 use kube::Client;
@@ -24,7 +24,7 @@ pub async fn answer(
     request: Request<'_>,
 ) -> Result<Answer, ReviewError> {
     let (old, new) = request.objects();
-    let service = request.is_service();
+    let (service, route) = (request.is_service(), request.route());
     let review = request.read()?;
     let (operations, warnings) = match (&review.subject, review.operation) {
         (Subject::Upgrade(_), Operation::Create) => {
@@ -48,6 +48,10 @@ pub async fn answer(
         }
         (_, Operation::Update) if service => {
             services::keep(snapshot, &review, &value(old), &value(new))
+        }
+        (_, Operation::Update) if let Some(kind) = route => {
+            let (old, new) = (value(old), value(new));
+            routes::keep(client, snapshot, &review, kind, (&old, &new)).await
         }
         _ => (Vec::new(), Vec::new()),
     };

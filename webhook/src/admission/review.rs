@@ -122,6 +122,20 @@ impl<'a> Request<'a> {
         self.kind.group.is_empty() && self.kind.kind == "Service" && self.sub_resource.is_empty()
     }
 
+    /// The kind of a route itself, where it is about one.
+    pub fn route(&self) -> Option<&'static str> {
+        let known = [
+            ("gateway.networking.k8s.io", "HTTPRoute"),
+            ("networking.istio.io", "VirtualService"),
+            ("networking.istio.io", "DestinationRule"),
+            ("networking.k8s.io", "Ingress"),
+            ("split.smi-spec.io", "TrafficSplit"),
+        ];
+        let mine =
+            |(group, kind): &(&str, &str)| *group == self.kind.group && *kind == self.kind.kind;
+        known.into_iter().find(mine).map(|k| k.1).filter(|_| self.sub_resource.is_empty())
+    }
+
     /// The objects, unread: for patches.
     pub fn objects(&self) -> (Option<&'a RawValue>, Option<&'a RawValue>) {
         (self.old_object, self.object)

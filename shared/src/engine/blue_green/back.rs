@@ -1,9 +1,11 @@
 //! The way back, standing still, and the end: clients first, and nobody is ever sent to pods that
 //! are not there.
 
+use super::Flight;
 use super::services::{Found, Service};
 use crate::api::blue_green::{BlueGreenPhase, BlueGreenStatus};
 use crate::api::status::TargetStatus;
+use crate::engine::deployment::Driver;
 use crate::engine::observed::Workload;
 use crate::engine::plan::PlanStage;
 use crate::engine::{Walk, law};
@@ -112,14 +114,16 @@ impl<'a> Walk<'a> {
         }
         let Found::Here(active) = self.service(&settings.active) else { return };
         let _ = self.service(&settings.preview);
-        let present = seen.filter(|w| status.uid.as_ref() == Some(&w.uid));
-        let goal = present.and_then(|workload| {
-            let driver = &crate::engine::deployment::Driver::new(
-                target, workload, originals, &status, plan, self.now,
-            );
-            let flight = super::Flight { stage, target, workload, settings, driver, originals };
-            Self::goal(&flight, bg, active)
-        });
-        self.point(active, &bg.active, goal.as_deref(), "keep its clients");
+        let why = "keep its clients";
+        let Some(workload) = seen.filter(|w| status.uid.as_ref() == Some(&w.uid)) else {
+            if plan.traffic.is_none() {
+                self.point(active, &bg.active, None, why);
+            }
+            return;
+        };
+        let driver = &Driver::new(target, workload, originals, &status, plan, self.now);
+        let flight = Flight { stage, target, workload, plan, settings, driver, originals };
+        let goal = Self::goal(&flight, bg, self.on_new(&flight, bg, active));
+        self.turn(&flight, bg, active, goal.as_deref(), why);
     }
 }

@@ -9,11 +9,15 @@
 //! 5. Both Services are as their owners had them, and then the Deployment is.
 //!
 //! Every round looks only at what runs and at the status, so that whoever comes after a crash goes
-//! on. What carries the switch is [`Walk::point`] alone: a route would be another carrier there.
+//! on. What carries the switch is [`Walk::turn`] alone: with `trafficRouting` the weights of routes
+//! are 0 or 100, and where this says that a Service is pinned or goes somewhere, they are, and do.
 
 mod back;
 mod claim;
+#[cfg(test)]
+mod routed;
 pub mod services;
+mod switch;
 #[cfg(test)]
 mod tests;
 
@@ -25,8 +29,9 @@ use super::observed::{HASH_LABEL, Set, Workload};
 use super::plan::{BlueGreenPlan, PlanTarget, Rest, Share, Step, WorkloadsPlan};
 use super::stages::StageMove;
 use super::stages::workloads::Round;
-use crate::api::blue_green::{BlueGreenPhase, BlueGreenStatus, ServiceStatus};
+use crate::api::blue_green::{BlueGreenPhase, BlueGreenStatus};
 use crate::api::status::{Originals, TargetPhase, TargetStatus};
+use crate::api::traffic::TrafficPhase;
 use crate::engine::effect::Write;
 use crate::engine::health;
 use jiff::SignedDuration;
@@ -63,6 +68,7 @@ struct Flight<'a, 'd> {
     stage: usize,
     target: &'a PlanTarget,
     workload: &'a Workload,
+    plan: &'a WorkloadsPlan,
     settings: &'a BlueGreenPlan,
     driver: &'d Driver<'d>,
     originals: &'d Originals,
@@ -126,7 +132,7 @@ impl<'a> Walk<'a> {
                 let driver = &Driver::new(target, workload, &originals, &before, plan, self.now);
                 self.note_counts(driver, workload, &mut status);
                 let originals = &originals;
-                let flight = Flight { stage, target, workload, settings, driver, originals };
+                let flight = Flight { stage, target, workload, plan, settings, driver, originals };
                 let next = self.fly(&flight, &mut status);
                 self.note_next(&flight, &before, &mut status, next)
             }
@@ -202,28 +208,9 @@ impl<'a> Walk<'a> {
             }
             Some(active) => self.travel(f, &mut bg, active),
         };
-        if let Some(seen) = active.filter(|a| a.label().is_some()) {
-            bg.active_selector = seen.hash();
-            let new = bg.new_hash.is_some() && seen.hash() == bg.new_hash;
-            if let Some(hash) = seen.hash() {
-                status.effective_weight = if new && Some(hash) == bg.new_hash { 100 } else { 0 };
-            }
-        }
+        self.note_clients(f, &mut bg, active, status);
         status.blue_green = Some(bg);
         next
-    }
-
-    /// The one place that sends clients somewhere: to the pods of one hash, or to all that the
-    /// owner's selector selects. What was written, where it was not so.
-    fn point(
-        &mut self,
-        service: Service<'a>,
-        owner: &ServiceStatus,
-        hash: Option<&str>,
-        why: &str,
-    ) -> Option<String> {
-        let write = service.select(&self.plan.name, &owner.selector, hash, why)?;
-        Some(self.write_service(write))
     }
 
     /// From pinned to the old pods' end.
@@ -241,23 +228,22 @@ impl<'a> Walk<'a> {
             bg.phase = BlueGreenPhase::Preview;
             (bg.switched_at, bg.delayed_since) = (None, None);
         }
-        let goal = Self::goal(f, bg, active);
-        if let Some(wrote) = self.point(active, &bg.active, goal.as_deref(), "pin its clients") {
-            return Next::Wrote(wrote);
+        let on_new = self.on_new(f, bg, active);
+        let goal = Self::goal(f, bg, on_new);
+        if let Some(next) = self.turn(f, bg, active, goal.as_deref(), "pin its clients") {
+            return next;
         }
         if bg.phase == BlueGreenPhase::Pinning {
             bg.phase = BlueGreenPhase::Preview;
+            self.set_traffic_phase(f.stage, TrafficPhase::Splitting);
         }
-        let switched = bg.phase >= BlueGreenPhase::Switching
-            && active.hash().is_some()
-            && active.hash() == bg.new_hash;
+        let switched = bg.phase >= BlueGreenPhase::Switching && self.on_new(f, bg, active);
         if switched { self.after_switch(f, bg, active) } else { self.before_switch(f, bg, active) }
     }
 
-    /// The hash that the active Service is to select now. A side without a pod is never it while
-    /// the other has some.
-    fn goal(f: &Flight<'_, '_>, bg: &BlueGreenStatus, active: Service<'_>) -> Option<String> {
-        let on_new = active.hash().is_some() && active.hash() == bg.new_hash;
+    /// The hash whose pods clients are to reach now. A side without a pod is never it while the
+    /// other has some.
+    fn goal(f: &Flight<'_, '_>, bg: &BlueGreenStatus, on_new: bool) -> Option<String> {
         let switched =
             bg.switched_at.is_some() || (bg.phase >= BlueGreenPhase::Switching && on_new);
         let stable = (f.stable(), &bg.stable_hash);
@@ -347,10 +333,8 @@ impl<'a> Walk<'a> {
         }
         bg.phase = BlueGreenPhase::Switching;
         let hash = bg.new_hash.clone();
-        match self.point(active, &bg.active, hash.as_deref(), "switch to the new pods") {
-            Some(wrote) => Next::Wrote(wrote),
-            None => Next::Wait("switches".to_owned()),
-        }
+        let next = self.turn(f, bg, active, hash.as_deref(), "switch to the new pods");
+        next.unwrap_or_else(|| Next::Wait("switches".to_owned()))
     }
 
     fn after_switch(
@@ -365,12 +349,15 @@ impl<'a> Walk<'a> {
         // With nothing scaled up there is nobody to wait for.
         let none = f.workload.replicas == 0;
         if bg.phase == BlueGreenPhase::Switching {
-            if let Some(why) = self.unseen(f, active.name()).filter(|_| !none) {
+            if f.plan.traffic.is_none()
+                && let Some(why) = self.unseen(f, active.name()).filter(|_| !none)
+            {
                 return Next::Wait(why);
             }
             bg.switched_at = Some(MicroTime(self.now));
             bg.phase = BlueGreenPhase::PostPromotion;
-            self.event(false, "Switched", format!("Service {}: to the new pods", active.name()));
+            let what = if f.plan.traffic.is_some() { "routes to Service" } else { "Service" };
+            self.event(false, "Switched", format!("{what} {}: to the new pods", active.name()));
         }
         if bg.phase == BlueGreenPhase::PostPromotion {
             let arrived = bg.delayed_since.is_none();
@@ -395,6 +382,8 @@ impl<'a> Walk<'a> {
             }
             bg.phase = BlueGreenPhase::Promoting;
         }
+        // From here on an abort makes the old pods again first.
+        self.set_traffic_phase(f.stage, TrafficPhase::Promoting);
         match f.driver.toward(Share::ALL, false) {
             Move::Write(write) => self.write_workload(f, write),
             // A Deployment's pods are its controller's to delete.
@@ -492,9 +481,10 @@ impl<'a> Walk<'a> {
         Next::Wrote(why)
     }
 
-    /// The Services are put back; done when they are.
+    /// The routes and the Services are put back; done when they are.
     fn restore_services(&mut self, f: &Flight<'a, '_>, bg: &BlueGreenStatus) -> Next {
-        match self.let_services_go(bg, &f.workload.uid) {
+        let routes = self.traffic_away(f.stage, f.plan);
+        match routes.or_else(|| self.let_services_go(bg, &f.workload.uid)) {
             None => Next::Done,
             Some(what) => Next::Wait(what),
         }

@@ -19,6 +19,22 @@ pub(super) fn lists(service: &Value, routes: &[String]) -> Vec<String> {
         .collect()
 }
 
+/// `subsets` of a DestinationRule as their owner has them: ours as they were noted, and the others
+/// as they are.
+pub(super) fn own(now: &Value, noted: Option<&Value>, rule: &DestinationRule) -> Option<Value> {
+    let name = |s: &Value| s.get("name").and_then(Value::as_str).map(str::to_owned);
+    let ours = [&rule.stable_subset_name, &rule.canary_subset_name];
+    let known: Vec<&Value> = noted.and_then(Value::as_array).into_iter().flatten().collect();
+    let list = now.as_array().into_iter().flatten().filter_map(|subset| {
+        if !name(subset).is_some_and(|n| ours.contains(&&n)) {
+            return Some(subset.clone());
+        }
+        known.iter().find(|k| name(k) == name(subset)).map(|k| (*k).clone())
+    });
+    let list: Vec<Value> = list.collect();
+    (noted.is_some() || !list.is_empty()).then_some(Value::Array(list))
+}
+
 /// `subsets` of a DestinationRule with those that tell stable from canary pods. Labels that a
 /// subset of the user's has stay.
 pub(super) fn subsets(

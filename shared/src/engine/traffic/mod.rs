@@ -1,4 +1,5 @@
-//! Traffic of a canary: a router carries its weights, exactly, while the pods follow.
+//! Traffic of a canary: a router carries its weights, exactly, while the pods follow. Blue-green by
+//! route is the same with two weights, none and all.
 //!
 //! Only route objects and Services of our own are written; the user's Service never is. The order
 //! is what keeps every request answered. Up: canary pods, ready endpoints of their Service, the
@@ -12,11 +13,13 @@
 //! | `refs` | weighted lists of backends |
 //! | `support`, `back` | what has to be there before a route names it; the end |
 //! | `services` | Services of our own, and ready endpoints |
+//! | `keep` | what admission keeps of a route that somebody else writes |
 //! | `gateway`, `nginx`, `istio`, `smi` | what differs between the routers |
 
 mod back;
 mod gateway;
 mod istio;
+mod keep;
 mod nginx;
 mod refs;
 mod round;
@@ -27,27 +30,35 @@ mod support;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod world;
+pub(crate) mod world;
 
 use super::Walk;
 use super::deployment::{Driver, Move, Side, side};
 use super::plan::WorkloadsPlan;
 use super::stages::{Position, Round};
+use crate::api::blue_green::BlueGreen;
 use crate::api::status::TargetPhase;
 use crate::api::strategy::Canary;
 use crate::api::traffic::{Istio, Nginx, Smi, TrafficPhase, TrafficRouting, TrafficStatus};
 use jiff::SignedDuration;
-use round::{Carry, Want};
+pub use keep::keep;
+pub(crate) use round::Carry;
+use round::Want;
 
 /// Label by which the pods of one ReplicaSet are told from others.
 pub(crate) const HASH_LABEL: &str = "pod-template-hash";
 /// Grace where the Upgrade names none, in seconds: routers are told of a change within one or two.
 const GRACE_SECONDS: i32 = 5;
+/// What the names of the Services that are made end with.
+const STABLE: &str = "stable";
+const CANARY: &str = "canary";
 
 /// How traffic is split, as the Upgrade says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Traffic {
     router: Router,
+    /// The user's Service, where it is named; otherwise the routes say which one it is.
+    root: Option<String>,
     stable: Option<String>,
     canary: Option<String>,
     grace: SignedDuration,
@@ -78,6 +89,19 @@ struct Names {
 }
 
 impl Names {
+    /// Names as noted; what the Upgrade names and is not ours stands for the user's Service.
+    fn noted(traffic: &Traffic, note: &TrafficStatus) -> Self {
+        let chosen = [&traffic.stable, &traffic.canary].into_iter().flatten();
+        let made = [&note.stable_service, &note.canary_service];
+        Self {
+            root: note.service.clone(),
+            aliases: chosen.filter(|n| !made.contains(n)).cloned().collect(),
+            stable: note.stable_service.clone(),
+            canary: note.canary_service.clone(),
+            namespace: traffic.namespace.clone(),
+        }
+    }
+
     fn is_root(&self, name: &str) -> bool {
         name == self.root || self.aliases.iter().any(|a| a == name)
     }
@@ -110,16 +134,52 @@ impl Traffic {
             None => (Router::Services, Some(0)),
             Some(routing) => (Router::read(routing, namespace)?, routing.grace_seconds),
         };
-        let seconds = seconds.unwrap_or(GRACE_SECONDS).clamp(0, 600);
-        let grace = SignedDuration::from_secs(i64::from(seconds));
-        let namespace = namespace.to_owned();
-        Ok(Some(Self { router, stable, canary: new, grace, namespace }))
+        let (grace, namespace) = (grace(seconds), namespace.to_owned());
+        Ok(Some(Self { router, root: None, stable, canary: new, grace, namespace }))
+    }
+
+    /// What a blue-green asks for: none where a Service's selector is switched.
+    pub fn switched(settings: &BlueGreen, namespace: &str) -> Result<Option<Self>, String> {
+        let Some(routing) = &settings.traffic_routing else { return Ok(None) };
+        let router = Router::read(routing, namespace)?;
+        let active = &settings.active_service;
+        let other = routing.smi.as_ref().and_then(|s| s.root_service.as_ref());
+        if let Some(other) = other.filter(|o| *o != active) {
+            return Err(format!(
+                "trafficRouting.smi.rootService is {other} and activeService {active}; they are \
+                 the same Service, so leave rootService out"
+            ));
+        }
+        let preview = settings.preview().0;
+        if [STABLE, CANARY].iter().any(|end| preview == made(active, end)) {
+            return Err(format!(
+                "previewService: {preview} is the name of a Service that trafficRouting makes; \
+                 choose another, or leave it out"
+            ));
+        }
+        Ok(Some(Self {
+            router,
+            root: Some(active.clone()),
+            stable: None,
+            canary: None,
+            grace: grace(routing.grace_seconds),
+            namespace: namespace.to_owned(),
+        }))
     }
 
     /// A router carries the weights: all stable pods stay, and the canary's come beside them.
     pub fn routes(&self) -> bool {
         self.router != Router::Services
     }
+}
+
+/// The name of a Service that is made beside another.
+fn made(root: &str, end: &str) -> String {
+    format!("{}-{end}", root.get(..56).unwrap_or(root))
+}
+
+fn grace(seconds: Option<i32>) -> SignedDuration {
+    SignedDuration::from_secs(i64::from(seconds.unwrap_or(GRACE_SECONDS).clamp(0, 600)))
 }
 
 impl Router {
@@ -239,21 +299,33 @@ impl<'a> Walk<'a> {
 
     /// With the pods there, their share of the traffic.
     fn after_pods(&mut self, stage: usize, plan: &'a WorkloadsPlan, weight: i32) -> Round {
-        let now = self.traffic(stage).map_or(0, |t| t.requested_weight);
+        let now = self.aimed_at(stage);
         let mut carried = self.carry(stage, plan, Want::Weight(now));
         if now != weight && carried == Carry::Reached {
-            if let Some(traffic) = self.traffic_mut(stage) {
-                traffic.requested_weight = weight;
-                traffic.since = None;
-                traffic.asked = None;
-            }
-            carried = self.carry(stage, plan, Want::Weight(weight));
+            carried = self.aim(stage, plan, weight);
         }
         match carried {
             Carry::Reached => Round::Reached,
             Carry::Waiting(what) => self.wait_for_traffic(stage, &what),
             Carry::Broken(why) => Round::Broken(why),
         }
+    }
+
+    /// The weight that the routes of a stage are to have.
+    pub(crate) fn aimed_at(&self, stage: usize) -> i32 {
+        self.traffic(stage).map_or(0, |t| t.requested_weight)
+    }
+
+    /// One round towards a weight; how far it is.
+    pub(crate) fn aim(&mut self, stage: usize, plan: &'a WorkloadsPlan, weight: i32) -> Carry {
+        if let Some(traffic) = self.traffic_mut(stage)
+            && traffic.requested_weight != weight
+        {
+            traffic.requested_weight = weight;
+            traffic.since = None;
+            traffic.asked = None;
+        }
+        self.carry(stage, plan, Want::Weight(weight))
     }
 
     fn wait_for_traffic(&mut self, stage: usize, what: &str) -> Round {
@@ -304,14 +376,7 @@ impl<'a> Walk<'a> {
         if let Some((_, None, _)) = self.target(stage, 0) {
             return true;
         }
-        if let Some(traffic) = self.traffic_mut(stage)
-            && traffic.requested_weight != 0
-        {
-            traffic.requested_weight = 0;
-            traffic.since = None;
-            traffic.asked = None;
-        }
-        match self.carry(stage, plan, Want::Weight(0)) {
+        match self.aim(stage, plan, 0) {
             Carry::Reached => {
                 self.set_traffic_phase(stage, TrafficPhase::Splitting);
                 true
@@ -326,8 +391,14 @@ impl<'a> Walk<'a> {
     /// At the end, either way: the routes as they were, then nothing of ours is left. Whether it
     /// is so.
     pub(crate) fn traffic_home(&mut self, stage: usize, plan: &'a WorkloadsPlan) -> bool {
+        let left = self.traffic_away(stage, plan);
+        left.map(|what| self.say(stage, what)).is_none()
+    }
+
+    /// The same; what is left to do, in words.
+    pub(crate) fn traffic_away(&mut self, stage: usize, plan: &'a WorkloadsPlan) -> Option<String> {
         match self.traffic_phase_if_any(stage) {
-            None | Some(TrafficPhase::HandedBack) => return true,
+            None | Some(TrafficPhase::HandedBack) => return None,
             Some(TrafficPhase::HandingBack) => {}
             Some(_) => {
                 if let Some(traffic) = self.traffic_mut(stage) {
@@ -340,12 +411,9 @@ impl<'a> Walk<'a> {
         match self.carry(stage, plan, Want::Own) {
             Carry::Reached => {
                 self.set_traffic_phase(stage, TrafficPhase::HandedBack);
-                true
+                None
             }
-            Carry::Waiting(what) | Carry::Broken(what) => {
-                self.say(stage, what);
-                false
-            }
+            Carry::Waiting(what) | Carry::Broken(what) => Some(what),
         }
     }
 
@@ -381,7 +449,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn traffic(&self, stage: usize) -> Option<&TrafficStatus> {
+    pub(crate) fn traffic(&self, stage: usize) -> Option<&TrafficStatus> {
         self.status.stages.get(stage)?.traffic.as_ref()
     }
 
@@ -397,7 +465,7 @@ impl<'a> Walk<'a> {
         self.traffic_phase_if_any(stage).unwrap_or_default()
     }
 
-    fn set_traffic_phase(&mut self, stage: usize, phase: TrafficPhase) {
+    pub(crate) fn set_traffic_phase(&mut self, stage: usize, phase: TrafficPhase) {
         if let Some(traffic) = self.traffic_mut(stage) {
             traffic.phase = phase;
         }

@@ -140,18 +140,58 @@ impl Style {
         [0, 50, 100].iter().any(|w| shape(&self.carry(original, names, *w)) == shape(list))
     }
 
-    /// The user's Service alone, where nothing better is known of a list of ours.
+    /// The list that one of ours was made of, where it was not noted: the user's Service has the
+    /// share of both of ours.
     pub(super) fn undo(&self, list: &Value, names: &Names) -> Value {
+        let entries: Vec<&Value> = list.as_array().into_iter().flatten().collect();
+        let ours = |e: &&&Value| self.role(e, names) == Some(Role::Ours);
+        let share: i64 = entries.iter().filter(ours).map(|e| self.weight(e, true)).sum();
+        let others = entries.iter().filter(|e| !ours(e)).map(|e| self.weight(e, false));
+        let divisor = others.fold(share, gcd).max(1);
+        let own = Names { stable: names.root.clone(), ..names.clone() };
         let mut seen = false;
-        let entries = list.as_array().into_iter().flatten().filter_map(|entry| {
-            if self.role(entry, names) != Some(Role::Ours) {
-                return Some(entry.clone());
+        let back = entries.iter().filter_map(|entry| {
+            if ours(&entry) {
+                let first = !std::mem::replace(&mut seen, true);
+                return first.then(|| self.entry(entry, true, (share / divisor).max(1), &own));
             }
-            let first = !std::mem::replace(&mut seen, true);
-            let own = Names { stable: names.root.clone(), ..names.clone() };
-            first.then(|| self.entry(entry, true, self.weight(entry, true).max(1), &own))
+            let mut entry = (*entry).clone();
+            if let Some(weight) = entry.get_mut("weight") {
+                *weight = json!(weight.as_i64().unwrap_or(0) / divisor);
+            }
+            Some(entry)
         });
-        Value::Array(entries.collect())
+        Value::Array(back.collect())
+    }
+
+    /// The canary's share of what a list of ours sends to the workload, in percent.
+    pub(super) fn share(&self, list: &Value, names: &Names) -> Option<i32> {
+        let (mut stable, mut canary) = (0, 0);
+        for entry in list.as_array()? {
+            let at = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str);
+            let (is_stable, is_canary) = match self {
+                Self::Gateway => {
+                    (at("/name") == Some(&names.stable), at("/name") == Some(&names.canary))
+                }
+                Self::Smi => {
+                    (at("/service") == Some(&names.stable), at("/service") == Some(&names.canary))
+                }
+                Self::Host => {
+                    let host = at("/destination/host").and_then(|h| names.short(h));
+                    (host == Some(&names.stable), host == Some(&names.canary))
+                }
+                Self::Subset { stable, canary } => {
+                    let subset = at("/destination/subset");
+                    (subset == Some(stable), subset == Some(canary))
+                }
+            };
+            if self.role(entry, names).is_some() {
+                stable += if is_stable { self.weight(entry, true) } else { 0 };
+                canary += if is_canary { self.weight(entry, true) } else { 0 };
+            }
+        }
+        let all = stable + canary;
+        (all > 0).then(|| i32::try_from((100 * canary + all / 2) / all).unwrap_or(0))
     }
 }
 

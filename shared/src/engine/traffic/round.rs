@@ -29,7 +29,7 @@ pub(super) enum Want {
 
 /// What a round came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Carry {
+pub(crate) enum Carry {
     Reached,
     Waiting(String),
     Broken(String),
@@ -387,6 +387,12 @@ pub(super) fn whole(object: &DynamicObject) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
+/// The fields of an object that are there.
+pub(super) fn whole_value(object: &Value, pointers: &[&str]) -> Vec<(String, Value)> {
+    let there = |p: &&str| Some(((*p).to_owned(), object.pointer(p)?.clone()));
+    pointers.iter().filter_map(there).collect()
+}
+
 impl RouteOriginal {
     /// The field's value; none where it was not there.
     pub(super) fn value(&self) -> Option<Value> {
@@ -397,16 +403,7 @@ impl RouteOriginal {
 impl Scene<'_> {
     /// Names as noted; what the Upgrade names and is not ours stands for the user's Service.
     pub(super) fn name(&mut self) {
-        let chosen = [&self.traffic.stable, &self.traffic.canary].into_iter().flatten();
-        let note = &self.note;
-        let made = [&note.stable_service, &note.canary_service];
-        self.names = Names {
-            root: note.service.clone(),
-            aliases: chosen.filter(|n| !made.contains(n)).cloned().collect(),
-            stable: note.stable_service.clone(),
-            canary: note.canary_service.clone(),
-            namespace: self.traffic.namespace.clone(),
-        };
+        self.names = Names::noted(self.traffic, &self.note);
     }
 
     pub(super) fn metadata(&self, upgrade: &str, name: &str) -> Value {

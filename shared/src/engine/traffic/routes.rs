@@ -108,7 +108,7 @@ impl Part {
     }
 
     /// Pointers to what may carry traffic.
-    fn pointers(&self, object: &Value) -> Vec<String> {
+    pub(super) fn pointers(&self, object: &Value) -> Vec<String> {
         match &self.how {
             Carrier::Lists(Style::Gateway, _) => gateway::lists(object),
             Carrier::Lists(Style::Host | Style::Subset { .. }, routes) => {
@@ -120,7 +120,7 @@ impl Part {
         }
     }
 
-    fn style(&self) -> Option<&Style> {
+    pub(super) fn style(&self) -> Option<&Style> {
         match &self.how {
             Carrier::Lists(style, _) => Some(style),
             Carrier::Split => Some(&Style::Smi),

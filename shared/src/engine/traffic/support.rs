@@ -3,7 +3,7 @@
 
 use super::round::{Carry, Scene, Seen, Step, wait, whole};
 use super::routes::{carried_by, rule, same_version};
-use super::{HASH_LABEL, Router, istio, services};
+use super::{CANARY, HASH_LABEL, Router, STABLE, istio, made, services};
 use crate::engine::Walk;
 use crate::engine::effect::{How, ObjectWrite, set};
 use crate::engine::observed::Workload;
@@ -48,9 +48,12 @@ impl<'a> Walk<'a> {
                     writes.push(write(How::Create(object), "Service"));
                 }
                 Some(s) if !services::is_ours(s, &self.plan.name, &workload.uid) => {
+                    let help = match scene.traffic.root {
+                        Some(_) => "delete it, or give it another name",
+                        None => "name others in canary.stableService and canary.canaryService",
+                    };
                     return Err(Carry::Broken(format!(
-                        "Service {name} is there already, and is not this Upgrade's; name others \
-                         in canary.stableService and canary.canaryService"
+                        "Service {name} is there already, and is not this Upgrade's; {help}"
                     )));
                 }
                 Some(s) => {
@@ -89,7 +92,10 @@ impl<'a> Walk<'a> {
             .any(|s| s.pointer("/labels").and_then(|l| l.get(HASH_LABEL)).is_some());
         let noted = scene.noted(&id, pointer);
         let original = match noted {
-            Some(noted) if hashed => noted.value(),
+            Some(noted) if hashed => {
+                let noted = noted.value();
+                now.and_then(|now| istio::own(now, noted.as_ref(), settings))
+            }
             _ => now.cloned(),
         };
         if !on && !hashed {
@@ -130,10 +136,13 @@ impl Scene<'_> {
             services::selects(s, workload) && !services::is_ours(s, upgrade, &workload.uid)
         });
         let selecting: Vec<String> = selecting.filter_map(|s| s.metadata.name.clone()).collect();
-        let mut found = match &self.traffic.router {
-            Router::Smi(s) if s.root_service.is_some() => s.root_service.iter().cloned().collect(),
-            Router::Services | Router::Smi(_) => selecting.clone(),
-            _ => {
+        let mut found = match (&self.traffic.root, &self.traffic.router) {
+            (Some(root), _) => vec![root.clone()],
+            (None, Router::Smi(s)) if s.root_service.is_some() => {
+                s.root_service.iter().cloned().collect()
+            }
+            (None, Router::Services | Router::Smi(_)) => selecting.clone(),
+            (None, _) => {
                 let sent = |(part, object): &Seen<'_>| {
                     object.map(|o| part.backends(&whole(o), &self.traffic.namespace))
                 };
@@ -169,11 +178,10 @@ impl Scene<'_> {
                 let found = services::named(self.services, name);
                 found.is_none_or(|s| services::is_ours(s, upgrade, &workload.uid))
             };
-            let short = root.get(..56).unwrap_or(&root);
-            chosen.as_ref().filter(other).cloned().unwrap_or_else(|| format!("{short}-{end}"))
+            chosen.as_ref().filter(other).cloned().unwrap_or_else(|| made(&root, end))
         };
         let (stable, canary) =
-            (free(&self.traffic.stable, "stable"), free(&self.traffic.canary, "canary"));
+            (free(&self.traffic.stable, STABLE), free(&self.traffic.canary, CANARY));
         self.note.stable_service = stable;
         self.note.canary_service = canary;
         self.note.service = root;

@@ -113,7 +113,12 @@ fn what_somebody_wrote_meanwhile_is_what_is_put_back() {
     assert_eq!(back(&[other, ours.clone()]), std::slice::from_ref(&first));
     // Nothing noted fits: the user's Service, alone.
     let unknown = json!([{"name": "web-stable", "port": 9, "weight": 70}, {"name": "web-canary", "port": 9, "weight": 30}]);
-    assert_eq!(back(&[unknown])[0][0]["name"], "web");
+    assert_eq!(back(&[unknown])[0], json!([{"name": "web", "port": 9, "weight": 1}]));
+    // Admission has carried a list that nobody noted.
+    let shared = json!([{"name": "web", "port": 80, "weight": 7}, {"name": "api", "weight": 3}]);
+    let carried = Style::Gateway.carry(&shared, &names, 30);
+    assert_eq!(Style::Gateway.share(&carried, &names), Some(30));
+    assert_eq!(back(&[carried]), [shared]);
 }
 
 #[test]
