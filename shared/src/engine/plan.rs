@@ -1,15 +1,16 @@
 //! An Upgrade's spec, read once into types that cannot be wrong.
 
 use crate::api::analysis::AnalysisRef;
+use crate::api::separate::Separate;
 use crate::api::status::Phase;
 use crate::api::upgrade::{
     BlueGreen, CanaryStep, CheckTarget, HealthCheck, ImageChange, JobStage, OnConflict, Stage,
     Strategy, StrategyName, WindowOverrun, WorkloadTarget, WorkloadsStage,
 };
 use crate::api::{Upgrade, WorkloadKind};
-use crate::engine::checks;
 use crate::engine::stages::job;
 use crate::engine::traffic::Traffic;
+use crate::engine::{checks, separate};
 use crate::plan::plan_hash;
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -133,6 +134,8 @@ pub struct WorkloadsPlan {
     pub canary_nodes: BTreeMap<String, String>,
     /// What the new pods are asked after each weight.
     pub checks: Vec<HealthCheck>,
+    /// The canary is a Deployment of its own.
+    pub separate: Option<Separate>,
 }
 
 /// Settings of the strategy blueGreen. Its steps are a rest with the preview, which is over at once
@@ -382,7 +385,7 @@ fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<Pla
             (false, vec![Step::Weight(100)])
         }
         Strategy { rolling: None, canary: Some(c), blue_green: None } => {
-            (true, steps(index, &c.steps)?)
+            (c.separate.is_none(), steps(index, &c.steps, c.separate.is_some())?)
         }
         Strategy { rolling: None, canary: None, blue_green: Some(b) } => (true, preview_steps(b)),
         _ => return Err(PlanError::Strategy(index)),
@@ -408,6 +411,7 @@ fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<Pla
     let asked = workloads.strategy.canary.as_ref();
     let traffic = asked.map(|c| Traffic::read(c, namespace, targets.len())).transpose();
     let traffic = traffic.map_err(|why| PlanError::Traffic(index, why))?.flatten();
+    let separate = separate::read(workloads, held).map_err(|why| PlanError::Traffic(index, why))?;
     let step_hash = hashed(&format!("{steps:?}"));
     // With a router all stable pods stay to the last weight, so that it is one part, too.
     let parts = blue_green.is_some()
@@ -427,6 +431,7 @@ fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<Pla
         canary_nodes,
         checks,
         traffic,
+        separate,
     };
     Ok(PlanStage { name, step_hash, kind: StageKind::Workloads(Box::new(kind)) })
 }
@@ -495,7 +500,7 @@ fn blue_green_plan(
 }
 
 /// After the last step a canary is at 100, whether the list says so or not.
-fn steps(stage: usize, list: &[CanaryStep]) -> Result<Vec<Step>, PlanError> {
+fn steps(stage: usize, list: &[CanaryStep], down: bool) -> Result<Vec<Step>, PlanError> {
     let mut steps = Vec::with_capacity(list.len() + 1);
     let mut weight = 0;
     for (i, step) in list.iter().enumerate() {
@@ -511,7 +516,7 @@ fn steps(stage: usize, list: &[CanaryStep]) -> Result<Vec<Step>, PlanError> {
             (Some(w), None) if !(1..=100).contains(&w) => {
                 return Err(wrong(&format!("setWeight is {w}; it is a percentage from 1 to 100")));
             }
-            (Some(w), None) if w < weight => {
+            (Some(w), None) if w < weight && !(down && weight < 100) => {
                 return Err(wrong(&format!(
                     "setWeight goes down from {weight} to {w}; it only grows"
                 )));

@@ -154,6 +154,9 @@ impl<'a> Walk<'a> {
 
     /// Brings every target to a position, and the traffic where a router carries it.
     fn drive_all(&mut self, stage: usize, plan: &'a WorkloadsPlan, to: Position) -> Round {
+        if let Some(settings) = &plan.separate {
+            return self.drive_separate(stage, plan, settings, to.weight);
+        }
         if plan.traffic.is_some() {
             return self.drive_routed(stage, plan, to);
         }
