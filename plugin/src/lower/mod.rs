@@ -20,8 +20,10 @@ use crate::cli::{
 };
 use crate::output::Refusal;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use upgrade_core::api::Phase;
+use upgrade_core::api::separate::Separate;
 use upgrade_core::api::upgrade::{
     AutoRollback, Canary, HealthCheck, JobStage, OnFailure, Rolling, Strategy, WindowOverrun,
 };
@@ -119,6 +121,13 @@ fn not_before(text: Option<&str>) -> Result<Option<Time>, Refusal> {
 
 fn strategy(args: &StrategyArgs) -> Result<Strategy, Refusal> {
     let flag = blue_green::given(&args.blue_green);
+    let separate = args.separate.as_deref().map(separate).transpose()?;
+    let other = matches!(args.strategy, Some(StrategyName::Rolling | StrategyName::BlueGreen));
+    if separate.is_some() && (other || flag.is_some()) {
+        return Err(Refusal::usage(
+            "--separate belongs to --strategy canary; rolling and blueGreen have no canary",
+        ));
+    }
     let implied = args.blue_green.active_service.is_some() && args.steps.is_none();
     match (args.strategy.or_else(|| implied.then_some(StrategyName::BlueGreen)), &args.steps) {
         (Some(StrategyName::Rolling), Some(_)) => Err(Refusal::usage(
@@ -135,15 +144,32 @@ fn strategy(args: &StrategyArgs) -> Result<Strategy, Refusal> {
             "{} belongs to --strategy blueGreen",
             flag.unwrap_or_default()
         ))),
-        (Some(StrategyName::Rolling) | None, None) => {
+        (Some(StrategyName::Rolling) | None, None) if separate.is_none() => {
             Ok(Strategy { rolling: Some(Rolling::default()), ..Strategy::default() })
         }
         (_, text) => {
-            let steps = steps(text.as_deref().unwrap_or(DEFAULT_STEPS))?;
-            let canary = Some(Canary { steps, ..Canary::default() });
+            let steps = steps(text.as_deref().unwrap_or(DEFAULT_STEPS), separate.is_some())?;
+            let canary = Some(Canary { steps, separate, ..Canary::default() });
             Ok(Strategy { canary, ..Strategy::default() })
         }
     }
+}
+
+/// Labels of the pods of a canary of its own: `KEY=VALUE,...`, or nothing.
+fn separate(text: &str) -> Result<Separate, Refusal> {
+    let mut labels = BTreeMap::new();
+    for pair in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        match pair.split_once('=') {
+            Some((key, value)) if !key.is_empty() => {
+                labels.insert(key.to_owned(), value.to_owned())
+            }
+            _ => {
+                return Err(Refusal::usage(format!("--separate: `{pair}` is no label"))
+                    .hint("labels are KEY=VALUE, for instance --separate=track=canary"));
+            }
+        };
+    }
+    Ok(Separate { labels })
 }
 
 fn auto_rollback(args: &StrategyArgs) -> Result<Option<AutoRollback>, Refusal> {

@@ -74,7 +74,8 @@ pub fn strategy_text(strategy: &Strategy) -> String {
             let beside = beside.map(|a| format!(", beside it analysis {}", templates(a)));
             let through = canary.traffic_routing.as_ref();
             let through = through.map(|r| format!(" through {}", r.router())).unwrap_or_default();
-            format!("canary {steps}{through}{first}{}", beside.unwrap_or_default())
+            let own = if canary.separate.is_some() { " of its own" } else { "" };
+            format!("canary{own} {steps}{through}{first}{}", beside.unwrap_or_default())
         }
         (None, Some(settings)) => blue_green_text(settings),
         (None, None) => "rolling".to_owned(),

@@ -48,7 +48,8 @@ pub fn notices(request: &Request) -> Vec<Notice> {
         } else {
             inexact_weights(&request.workloads, &weights, &mut found);
         }
-        let deployment = |w: &Workload| w.live.kind() == WorkloadKind::Deployment;
+        let in_place = canary.separate.is_none();
+        let deployment = |w: &Workload| in_place && w.live.kind() == WorkloadKind::Deployment;
         if request.workloads.iter().any(deployment) {
             in_flight_side_effects(&mut found);
         }
