@@ -79,6 +79,15 @@ impl<'a> Walk<'a> {
         self.services_left(status).or_else(|| self.canary_left(stage, target))
     }
 
+    /// The way back of a workload. What is beside it need not wait for that, and never holds it up.
+    fn back_or_beside(&mut self, driver: &Driver<'_>, stage: usize, target: &PlanTarget) -> Move {
+        let next = driver.back();
+        if matches!(next, Move::Wait(_) | Move::Broken(_)) {
+            let _ = self.canary_left(stage, target);
+        }
+        next
+    }
+
     fn roll_back_target(&mut self, stage: usize, index: usize) -> bool {
         let Some((target, seen, mut status)) = self.target(stage, index) else {
             return true;
@@ -120,9 +129,7 @@ impl<'a> Walk<'a> {
             self.set_target(stage, index, status);
             return false;
         }
-        let next = driver.back();
-        let reached = next == Move::Reached;
-        match next {
+        match self.back_or_beside(&driver, stage, target) {
             Move::Write(write) => self.patch(target, workload, write),
             Move::Wait(what) | Move::Broken(what) => status.message = what,
             Move::Delete(pods, what) => {
@@ -135,10 +142,6 @@ impl<'a> Walk<'a> {
             Move::Reached if self.hold_again(&driver, target, workload, originals.paused) => {}
             Move::Reached if workload.label.is_some() => self.release(target, workload),
             Move::Reached => status.phase = TargetPhase::RolledBack,
-        }
-        if !reached {
-            // What is beside it need not wait for it, and never holds it up.
-            let _ = self.canary_left(stage, target);
         }
         let done = status.phase == TargetPhase::RolledBack;
         self.set_target(stage, index, status);

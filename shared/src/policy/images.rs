@@ -228,17 +228,22 @@ pub fn confirm(topic: &ImagesTopic, live: &Upgrade) -> Result<(), Box<Refusal>> 
         return refuse(Reason::NotHeldBack, why, help);
     }
     if held_back == HeldBack::ByFields && !topic.may_go_forward {
-        let lacks = match topic.kind {
-            WorkloadKind::StatefulSet => "updateStrategy.rollingUpdate.partition above 0",
-            WorkloadKind::DaemonSet => "updateStrategy OnDelete",
-            _ => "minReadySeconds 2147483646 and progressDeadlineSeconds 2147483647",
-        };
+        let lacks = holds(topic.kind);
         let why =
             format!("a canary's template comes with {lacks} in the same write; it is missing");
         let help = "without it the rollout would go to 100 % at once";
         return refuse(Reason::NotHeldBack, why, help);
     }
     Ok(())
+}
+
+/// What holds new pods of a kind back.
+fn holds(kind: WorkloadKind) -> &'static str {
+    match kind {
+        WorkloadKind::StatefulSet => "updateStrategy.rollingUpdate.partition above 0",
+        WorkloadKind::DaemonSet => "updateStrategy OnDelete",
+        _ => "minReadySeconds 2147483646 and progressDeadlineSeconds 2147483647",
+    }
 }
 
 fn targets_with_strategy<'a>(

@@ -7,6 +7,7 @@ use crate::api::upgrade::CheckTarget;
 use crate::engine::Walk;
 use crate::engine::checks::{Checked, Instance};
 use crate::engine::objects::{Look, PODS, Resource, Sight};
+use crate::engine::observed::Workload;
 use crate::engine::plan::{ChecksPlan, PlanStage, PlanTarget, Step, WorkloadsPlan};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, MicroTime};
 use kube::ResourceExt;
@@ -46,7 +47,7 @@ impl<'a> Walk<'a> {
         let plan = self.plan.stages.get(stage).map(PlanStage::targets).unwrap_or_default();
         let mut found = Vec::new();
         for (target, workload) in plan.iter().zip(seen) {
-            for workload in workload.iter().flat_map(|w| w.and_its_canary()) {
+            for workload in workload.iter().flat_map(Workload::and_its_canary) {
                 let new = |set: &str| workload.set(set).is_some_and(|s| runs_new(target, s));
                 let pods = workload.pods.iter().filter(|p| p.ready_since.is_some() && new(&p.set));
                 found.extend(pods.map(|pod| Instance {

@@ -1,5 +1,6 @@
 use super::workloads::{DEPLOYMENT, flying, nothing, update};
 use crate::api::Upgrade;
+use crate::api::separate::Separate;
 use crate::policy::testing::{US, outcome, shop, shop_with, upgrade, web, workload};
 use crate::policy::{Answers, Live, Snapshot, Verdict, confirm};
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 fn separate(phase: &str, weight: i32) -> Upgrade {
     let mut upgrade = upgrade("shop", "web-v2", phase);
     let stage = upgrade.spec.stages[0].workloads.as_mut().expect("workloads");
-    stage.strategy.canary.as_mut().expect("a canary").separate = Some(Default::default());
+    stage.strategy.canary.as_mut().expect("a canary").separate = Some(Separate::default());
     let stages = json!([{"name": "web", "targets": [
         {"kind": "Deployment", "name": "web", "requestedWeight": weight}]}]);
     upgrade.status.as_mut().expect("a status").stages =
