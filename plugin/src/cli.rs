@@ -138,6 +138,9 @@ pub struct StrategyArgs {
     /// Steps of a canary: weights in percent, `replicas:3`, `pause`, `pause:5m`, `pause:approval`, `analysis:TEMPLATE` [default: 10,pause,50,pause,100]
     #[arg(long, value_name = "STEPS")]
     pub steps: Option<String>,
+    /// The canary is a Deployment of its own, NAME-canary, beside a workload that is not touched before the last weight; weights may go down. With =KEY=VALUE,... its pods get these labels
+    #[arg(long, value_name = "LABELS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub separate: Option<String>,
     /// How a canary goes.
     #[command(flatten)]
     pub canary: CanaryArgs,

@@ -9,10 +9,12 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use upgrade_core::api::WorkloadKind;
+use upgrade_core::plan::separate::Neighbours;
 use upgrade_core::plan::{Autoscaler, Live, Workload};
 
 /// Requests under way at once.
@@ -83,5 +85,21 @@ pub async fn autoscalers(session: &Session, workloads: &mut [Workload]) {
         if let Some(hpa) = found {
             workload.autoscaler = Autoscaler::Named(hpa.name_any());
         }
+    }
+}
+
+/// What is beside the workloads. Not being allowed to see it is no reason to stop.
+pub async fn neighbours(session: &Session) -> Neighbours {
+    let (client, place) = (&session.client, &session.namespace);
+    let services: Api<Service> = Api::namespaced(client.clone(), place);
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), place);
+    let all = ListParams::default();
+    let (services, deployments) =
+        futures::join!(services.list(&all), deployments.list_metadata(&all));
+    Neighbours {
+        services: services.ok().map(|l| l.items),
+        deployments: deployments
+            .map(|l| l.items.iter().map(ResourceExt::name_any).collect())
+            .unwrap_or_default(),
     }
 }

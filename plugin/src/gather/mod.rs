@@ -18,7 +18,7 @@ use crate::output::Refusal;
 use serde::Serialize;
 use std::fmt::Write;
 use upgrade_core::api::upgrade::OnConflict;
-use upgrade_core::plan::{Difference, Plan, Request, Workload, plan};
+use upgrade_core::plan::{Difference, Plan, Request, Workload, plan, separate};
 
 /// A plan, and what the manifests say besides.
 #[derive(Clone, Debug, Serialize)]
@@ -113,7 +113,15 @@ async fn finish(
         health_checks: intent.health_checks.clone(),
         workloads,
     };
-    Ok(plan(request))
+    let beside = match separate::settings(&request) {
+        Some(_) => live::neighbours(session).await,
+        None => separate::Neighbours::default(),
+    };
+    let more = separate::notices(&request, &beside);
+    let mut plan = plan(request);
+    plan.notices.extend(more);
+    plan.notices.sort_by_key(|n| n.severity);
+    Ok(plan)
 }
 
 fn more_than_images(found: &manifests::Found) -> Refusal {

@@ -21,10 +21,13 @@ use crate::cli::{
 };
 use crate::output::Refusal;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use upgrade_core::api::Phase;
+use upgrade_core::api::separate::Separate;
 use upgrade_core::api::upgrade::{
-    AutoRollback, HealthCheck, JobStage, OnConflict, OnFailure, Rolling, Strategy, WindowOverrun,
+    AutoRollback, Canary, HealthCheck, JobStage, OnConflict, OnFailure, Rolling, Strategy,
+    WindowOverrun,
 };
 
 /// What is asked for when no steps are given.
@@ -131,6 +134,13 @@ fn not_before(text: Option<&str>) -> Result<Option<Time>, Refusal> {
 fn strategy(args: &StrategyArgs) -> Result<Strategy, Refusal> {
     let flag = blue_green::given(&args.blue_green);
     let of_canary = canary::given(&args.canary);
+    let separate = args.separate.as_deref().map(separate).transpose()?;
+    let other = matches!(args.strategy, Some(StrategyName::Rolling | StrategyName::BlueGreen));
+    if separate.is_some() && (other || flag.is_some()) {
+        return Err(Refusal::usage(
+            "--separate belongs to --strategy canary; rolling and blueGreen have no canary",
+        ));
+    }
     let implied = args.blue_green.active_service.is_some() && args.steps.is_none();
     let named = args.strategy.or_else(|| implied.then_some(StrategyName::BlueGreen));
     if let (Some(flag), false) =
@@ -154,15 +164,32 @@ fn strategy(args: &StrategyArgs) -> Result<Strategy, Refusal> {
             "{} belongs to --strategy blueGreen",
             flag.unwrap_or_default()
         ))),
-        (Some(StrategyName::Rolling) | None, None) => {
+        (Some(StrategyName::Rolling) | None, None) if separate.is_none() => {
             Ok(Strategy { rolling: Some(Rolling::default()), ..Strategy::default() })
         }
         (_, text) => {
-            let steps = steps(text.as_deref().unwrap_or(DEFAULT_STEPS))?;
-            let settings = canary::lower(&args.canary, steps)?;
+            let steps = steps(text.as_deref().unwrap_or(DEFAULT_STEPS), separate.is_some())?;
+            let settings = Canary { separate, ..canary::lower(&args.canary, steps)? };
             Ok(Strategy { canary: Some(settings), ..Strategy::default() })
         }
     }
+}
+
+/// Labels of the pods of a canary of its own: `KEY=VALUE,...`, or nothing.
+fn separate(text: &str) -> Result<Separate, Refusal> {
+    let mut labels = BTreeMap::new();
+    for pair in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        match pair.split_once('=') {
+            Some((key, value)) if !key.is_empty() => {
+                labels.insert(key.to_owned(), value.to_owned())
+            }
+            _ => {
+                return Err(Refusal::usage(format!("--separate: `{pair}` is no label"))
+                    .hint("labels are KEY=VALUE, for instance --separate=track=canary"));
+            }
+        };
+    }
+    Ok(Separate { labels })
 }
 
 fn auto_rollback(args: &StrategyArgs) -> Result<Option<AutoRollback>, Refusal> {

@@ -8,8 +8,8 @@ use upgrade_core::api::upgrade::{CanaryStep, Pause};
 /// Most steps that the API takes.
 const MAX: usize = 50;
 
-/// Reads the short form.
-pub fn steps(text: &str) -> Result<Vec<CanaryStep>, Refusal> {
+/// Reads the short form; `down` says that weights may go down before 100.
+pub fn steps(text: &str, down: bool) -> Result<Vec<CanaryStep>, Refusal> {
     let bad = |message: String| {
         Refusal::usage(format!("--steps: {message}"))
             .hint("weights in percent or pods, and pauses, for instance --steps replicas:1,pause,50,pause:5m,100")
@@ -33,9 +33,9 @@ pub fn steps(text: &str) -> Result<Vec<CanaryStep>, Refusal> {
                 let unit = length.ends_with(|c: char| c.is_ascii_digit());
                 pause(Some(if unit { format!("{length}s") } else { length.to_owned() }))
             }
-            Some(("replicas", number)) => replicas(number, &mut pods).map_err(bad)?,
+            Some(("replicas", number)) => replicas(number, &mut pods, down).map_err(bad)?,
             Some(("analysis", template)) => analysis(template).map_err(bad)?,
-            _ => weight(word, &mut last).map_err(bad)?,
+            _ => weight(word, &mut last, down).map_err(bad)?,
         };
         steps.push(step);
     }
@@ -70,11 +70,11 @@ fn analysis(name: &str) -> Result<CanaryStep, String> {
     Ok(CanaryStep { analysis: Some(asked), ..CanaryStep::default() })
 }
 
-fn replicas(number: &str, last: &mut i32) -> Result<CanaryStep, String> {
+fn replicas(number: &str, last: &mut i32, down: bool) -> Result<CanaryStep, String> {
     let pods = number.trim().parse().ok().filter(|n| *n >= 1);
     let pods: i32 =
         pods.ok_or_else(|| format!("`replicas:{number}` is not a number of pods, at least 1"))?;
-    if pods < *last {
+    if pods < *last && !down {
         return Err(format!(
             "replicas:{pods} comes after replicas:{last}: a canary in place can only grow (`abort` \
              takes it back)"
@@ -84,7 +84,7 @@ fn replicas(number: &str, last: &mut i32) -> Result<CanaryStep, String> {
     Ok(CanaryStep { set_replicas: Some(pods), ..CanaryStep::default() })
 }
 
-fn weight(word: &str, last: &mut i32) -> Result<CanaryStep, String> {
+fn weight(word: &str, last: &mut i32, down: bool) -> Result<CanaryStep, String> {
     let number = word.strip_suffix('%').unwrap_or(word).trim();
     let weight: i32 = number.parse().map_err(|_| {
         format!(
@@ -95,10 +95,10 @@ fn weight(word: &str, last: &mut i32) -> Result<CanaryStep, String> {
     if !(1..=100).contains(&weight) {
         return Err(format!("weight {weight} is not a percentage from 1 to 100"));
     }
-    if weight < *last {
+    if weight < *last && !(down && *last < 100) {
         return Err(format!(
             "weight {weight} comes after {last}: a canary in place can only grow (`abort` takes it \
-             back)"
+             back); one with --separate may shrink until 100"
         ));
     }
     *last = weight;

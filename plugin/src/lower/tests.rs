@@ -34,7 +34,7 @@ fn global_flags_may_follow_the_verb() {
 
 #[test]
 fn steps_have_a_short_form() {
-    let got = steps("10,pause, 50% ,pause:5m,pause:30,100").expect("valid");
+    let got = steps("10,pause, 50% ,pause:5m,pause:30,100", false).expect("valid");
     let text: Vec<String> = got
         .iter()
         .map(|s| match (s.set_weight, &s.pause) {
@@ -44,10 +44,10 @@ fn steps_have_a_short_form() {
         })
         .collect();
     assert_eq!(text, ["10", "p", "50", "p5m", "p30s", "100"]);
-    let got = steps("replicas:1,pause:5m,replicas:3,50,100").expect("valid");
+    let got = steps("replicas:1,pause:5m,replicas:3,50,100", false).expect("valid");
     let pods: Vec<_> = got.iter().map(|s| s.set_replicas).collect();
     assert_eq!(pods, [Some(1), None, Some(3), None, None]);
-    let got = steps("10,analysis:success-rate").expect("valid");
+    let got = steps("10,analysis:success-rate", false).expect("valid");
     let asked = got[1].analysis.as_ref().expect("an analysis");
     assert_eq!(asked.templates[0].template_name, "success-rate");
 }
@@ -71,11 +71,11 @@ fn bad_steps_name_the_flag_and_the_step() {
         ("1.5", "`1.5` is neither"),
         ("10,analysis:No One", "`No One` is not the name of an AnalysisTemplate"),
     ] {
-        let refusal = steps(text).expect_err(text);
+        let refusal = steps(text, false).expect_err(text);
         assert!(refusal.message.contains(part), "{text}: {}", refusal.message);
         assert!(refusal.message.starts_with("--steps"), "{text}: {}", refusal.message);
     }
-    assert!(steps(&vec!["1"; 51].join(",")).is_err());
+    assert!(steps(&vec!["1"; 51].join(","), false).is_err());
 }
 
 #[test]
@@ -259,5 +259,32 @@ fn blue_green_is_checked_before_any_request() {
     ] {
         let message = refused(&format!("{base} {more}"));
         assert!(message.contains(part), "{more}: {message}");
+    }
+}
+
+#[test]
+fn a_canary_of_its_own_is_a_flag_with_labels() {
+    let base = "kubectl-upgrade start deploy/web --image web=r/web:v2";
+    let canary = |more: &str| {
+        lowered(&format!("{base} {more}")).expect(more).strategy.canary.expect("a canary")
+    };
+    let weights = |c: &upgrade_core::api::upgrade::Canary| {
+        c.steps.iter().filter_map(|s| s.set_weight).collect::<Vec<_>>()
+    };
+    let plain = canary("--separate --steps 50,pause,10");
+    assert_eq!(weights(&plain), [50, 10]);
+    assert!(plain.separate.expect("separate").labels.is_empty());
+    let labelled = canary("--separate=track=canary,team=a");
+    assert_eq!(weights(&labelled), [10, 50, 100]);
+    let labels = labelled.separate.expect("separate").labels;
+    assert_eq!(labels.get("track").map(String::as_str), Some("canary"));
+    for (more, part) in [
+        ("--separate --steps 100,50", "weight 50 comes after 100"),
+        ("--separate=x", "`x` is no label"),
+        ("--separate --strategy rolling", "--separate belongs to --strategy canary"),
+        ("--separate --active-service web", "--separate belongs to --strategy canary"),
+    ] {
+        let said = refused(&format!("{base} {more}"));
+        assert!(said.contains(part), "{more}: {said}");
     }
 }

@@ -78,7 +78,8 @@ pub fn strategy_text(strategy: &Strategy) -> String {
             let window = canary.rollback_window.as_ref();
             let window = window.map(|w| format!(", rollback window {}", w.revisions));
             let window = window.unwrap_or_default();
-            format!("canary {steps}{through}{first}{}{window}", beside.unwrap_or_default())
+            let own = if canary.separate.is_some() { " of its own" } else { "" };
+            format!("canary{own} {steps}{through}{first}{}{window}", beside.unwrap_or_default())
         }
         (None, Some(settings)) => blue_green_text(settings),
         (None, None) => "rolling".to_owned(),

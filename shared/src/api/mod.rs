@@ -14,6 +14,7 @@ pub mod notification;
 pub mod orders;
 pub mod policy;
 pub mod schedule;
+pub mod separate;
 pub mod stage;
 pub mod status;
 pub mod strategy;

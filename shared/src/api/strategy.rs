@@ -1,6 +1,7 @@
 //! Strategies: how a workload moves from its old images to the new.
 
 use super::blue_green::BlueGreen;
+use super::separate::Separate;
 use super::traffic::TrafficRouting;
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -85,14 +86,20 @@ pub struct Rolling {}
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.trafficRouting) || !self.steps.exists(s, has(s.setReplicas))")
     .message("steps: setReplicas does not go with trafficRouting: a router carries percentages; use setWeight"))]
+#[x_kube(validation = Rule::new("has(self.separate) || self.steps.filter(s, has(s.setWeight)).map(s, s.setWeight).isSorted()")
+    .message("steps: setWeight must not go down; a canary in place can only grow (abort takes it back), one with `separate` may shrink"))]
+#[x_kube(validation = Rule::new("has(self.separate) || self.steps.filter(s, has(s.setReplicas)).map(s, s.setReplicas).isSorted()")
+    .message("steps: setReplicas must not go down; a canary in place can only grow (abort takes it back), one with `separate` may shrink"))]
+#[x_kube(validation = Rule::new("!has(self.separate) || !(has(self.trafficRouting) || has(self.stableService) || has(self.canaryService) || has(self.canaryNodes))")
+    .message("separate goes without trafficRouting, stableService, canaryService and canaryNodes: what reaches its pods is decided by their labels"))]
 pub struct Canary {
     /// Steps, walked in order; after the last one the workload is at 100.
     #[schemars(length(min = 1, max = 50))]
-    #[x_kube(validation = Rule::new("self.filter(s, has(s.setWeight)).map(s, s.setWeight).isSorted()")
-        .message("steps: setWeight must not go down; a canary in place can only grow (abort takes it back)"))]
-    #[x_kube(validation = Rule::new("self.filter(s, has(s.setReplicas)).map(s, s.setReplicas).isSorted()")
-        .message("steps: setReplicas must not go down; a canary in place can only grow (abort takes it back)"))]
     pub steps: Vec<CanaryStep>,
+    /// The canary is a Deployment of its own, `NAME-canary`, beside a workload that is not touched
+    /// before the last weight. Weights may then go down, and the replicas to 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub separate: Option<Separate>,
     /// Labels of the nodes that a DaemonSet's canary takes first. Absent: any node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 8), inner(length(max = 63)))]

@@ -3,7 +3,7 @@
 use super::effect::{PodDelete, Write};
 use super::observed::{Set, Workload};
 use super::plan::{PlanTarget, Share, WorkloadsPlan};
-use super::{daemon_set, deployment, stateful_set};
+use super::{daemon_set, deployment, separate, stateful_set};
 use crate::api::WorkloadKind;
 use crate::api::status::{Originals, TargetStatus};
 use crate::api::upgrade::ImageChange;
@@ -148,6 +148,9 @@ impl<'a> Driver<'a> {
             }
             WorkloadKind::DaemonSet => {
                 Box::new(daemon_set::Driver::new(target, now, originals, status, stage, clock))
+            }
+            _ if stage.separate.is_some() => {
+                Box::new(separate::Driver::new(target, now, originals, status, stage, clock))
             }
             // A plan has no others.
             _ => Box::new(deployment::Driver::new(target, now, originals, status, stage, clock)),

@@ -26,7 +26,8 @@ pub enum Health {
 pub fn pods(driver: &Driver<'_>, workload: &Workload, now: Timestamp) -> Health {
     let mut alarm = None;
     let canary = driver.canary_set().map(|s| s.name.as_str());
-    for pod in workload.pods.iter().filter(|p| Some(p.set.as_str()) == canary) {
+    let pods = workload.and_its_canary().flat_map(|w| &w.pods);
+    for pod in pods.filter(|p| Some(p.set.as_str()) == canary) {
         match pod_health(pod, now) {
             Health::Failed(why) => return Health::Failed(why),
             Health::Fine(at) => alarm = earliest(alarm, at),

@@ -15,6 +15,7 @@
 //! | [`stages`] | one file a stage kind |
 //! | [`traffic`] | what routers and Services carry of a canary |
 //! | [`blue_green`] | new pods beside the old ones, and a Service that is switched |
+//! | [`separate`] | a canary that is a Deployment of its own |
 //! | [`driver`] | what every driver of a workload can say and do |
 //! | [`deployment`], [`stateful_set`], [`daemon_set`] | from where one is to where it should be |
 //! | `revised` | what the last two share: controller revisions |
@@ -50,6 +51,7 @@ pub mod plan;
 pub mod questions;
 mod revised;
 pub mod rollback;
+pub mod separate;
 pub mod stages;
 pub mod stateful_set;
 pub mod steps;
@@ -85,6 +87,7 @@ pub struct Outcome {
 
 /// One round: where the Upgrade is now, and what is to be done about it.
 pub fn step(plan: &Plan, observed: &Observed, before: &UpgradeStatus, now: Timestamp) -> Outcome {
+    let observed = &*separate::with_canaries(plan, observed);
     let mut walk = Walk {
         plan,
         observed,
@@ -95,6 +98,7 @@ pub fn step(plan: &Plan, observed: &Observed, before: &UpgradeStatus, now: Times
         passes: false,
     };
     walk.header();
+    walk.look_at_canaries();
     walk.run();
     walk.finish(before)
 }

@@ -26,6 +26,14 @@ pub const ENDPOINT_SLICES: Resource = Resource {
     kind: "EndpointSlice",
     plural: "endpointslices",
 };
+/// Deployments.
+pub const DEPLOYMENTS: Resource =
+    Resource { api_version: "apps/v1", kind: "Deployment", plural: "deployments" };
+/// What Deployments make their pods by.
+pub const REPLICA_SETS: Resource =
+    Resource { api_version: "apps/v1", kind: "ReplicaSet", plural: "replicasets" };
+/// Pods.
+pub const PODS: Resource = Resource { api_version: "v1", kind: "Pod", plural: "pods" };
 /// Jobs.
 pub const JOBS: Resource = Resource { api_version: "batch/v1", kind: "Job", plural: "jobs" };
 

@@ -102,6 +102,8 @@ pub struct Workload {
     pub available: i32,
     /// Message of a true `ReplicaFailure` condition: quota, admission, limits.
     pub replica_failure: Option<String>,
+    /// Its canary, where that is a Deployment of its own and runs.
+    pub separate: Option<Box<Workload>>,
 }
 
 /// What a StatefulSet says of its revisions.
@@ -229,6 +231,11 @@ impl Workload {
             has_labels: meta.labels.is_some(),
             ..Self::default()
         }
+    }
+
+    /// It, and its canary where that is a Deployment of its own.
+    pub fn and_its_canary(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.separate.as_deref())
     }
 
     /// New pods are kept from ever becoming Available.

@@ -1,16 +1,17 @@
 //! An Upgrade's spec, read once into types that cannot be wrong.
 
 use crate::api::analysis::AnalysisRef;
+use crate::api::separate::Separate;
 use crate::api::status::Phase;
 use crate::api::upgrade::{
     BlueGreen, CheckTarget, HealthCheck, ImageChange, JobStage, OnConflict, Stage, Strategy,
     StrategyName, WindowOverrun, WorkloadTarget, WorkloadsStage,
 };
 use crate::api::{Upgrade, WorkloadKind};
-use crate::engine::checks;
 use crate::engine::stages::job;
 use crate::engine::steps;
 use crate::engine::traffic::Traffic;
+use crate::engine::{checks, separate};
 use crate::plan::plan_hash;
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -138,6 +139,8 @@ pub struct WorkloadsPlan {
     pub canary_nodes: BTreeMap<String, String>,
     /// What the new pods are asked after each weight.
     pub checks: Vec<HealthCheck>,
+    /// The canary is a Deployment of its own.
+    pub separate: Option<Separate>,
 }
 
 /// Settings of the strategy blueGreen. Its steps are a rest with the preview, which is over at once
@@ -358,7 +361,7 @@ fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<Pla
             (false, vec![Step::Weight(100)])
         }
         Strategy { rolling: None, canary: Some(c), blue_green: None } => {
-            (true, steps::read(index, &c.steps)?)
+            (c.separate.is_none(), steps::read(index, &c.steps, c.separate.is_some())?)
         }
         Strategy { rolling: None, canary: None, blue_green: Some(b) } => (true, preview_steps(b)),
         _ => return Err(PlanError::Strategy(index)),
@@ -388,6 +391,7 @@ fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<Pla
     let switched = switched.map(|b| Traffic::switched(b, namespace)).transpose();
     let switched = switched.map_err(|why| PlanError::BlueGreen(index, why))?.flatten();
     let traffic = traffic.or(switched);
+    let separate = separate::read(workloads, held).map_err(|why| PlanError::Traffic(index, why))?;
     let step_hash = hashed(&format!("{steps:?}"));
     // With a router all stable pods stay to the last weight, so that it is one part, too.
     let parts = blue_green.is_some()
@@ -410,6 +414,7 @@ fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<Pla
         canary_nodes,
         checks,
         traffic,
+        separate,
     };
     Ok(PlanStage { name, step_hash, kind: StageKind::Workloads(Box::new(kind)) })
 }

@@ -3,8 +3,8 @@
 use super::Walk;
 use super::driver::{Driver, Move};
 use super::effect::Effect;
-use super::plan::{Plan, PlanStage, StageKind, taken_back};
-use crate::api::status::{Phase, TargetPhase};
+use super::plan::{Plan, PlanStage, PlanTarget, StageKind, taken_back};
+use crate::api::status::{Phase, TargetPhase, TargetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 impl<'a> Walk<'a> {
@@ -69,6 +69,25 @@ impl<'a> Walk<'a> {
         done && self.traffic_home(stage, plan)
     }
 
+    /// What of ours is still beside a workload, and is put back or taken away now.
+    fn left_beside(
+        &mut self,
+        stage: usize,
+        target: &PlanTarget,
+        status: &TargetStatus,
+    ) -> Option<String> {
+        self.services_left(status).or_else(|| self.canary_left(stage, target))
+    }
+
+    /// The way back of a workload. What is beside it need not wait for that, and never holds it up.
+    fn back_or_beside(&mut self, driver: &Driver<'_>, stage: usize, target: &PlanTarget) -> Move {
+        let next = driver.back();
+        if matches!(next, Move::Wait(_) | Move::Broken(_)) {
+            let _ = self.canary_left(stage, target);
+        }
+        next
+    }
+
     fn roll_back_target(&mut self, stage: usize, index: usize) -> bool {
         let Some((target, seen, mut status)) = self.target(stage, index) else {
             return true;
@@ -78,7 +97,7 @@ impl<'a> Walk<'a> {
         }
         let gone = seen.is_none_or(|w| status.uid.as_ref() != Some(&w.uid));
         if (gone || status.originals.is_none())
-            && let Some(what) = self.services_left(&status)
+            && let Some(what) = self.left_beside(stage, target, &status)
         {
             status.message = what;
             self.set_target(stage, index, status);
@@ -110,14 +129,16 @@ impl<'a> Walk<'a> {
             self.set_target(stage, index, status);
             return false;
         }
-        match driver.back() {
+        match self.back_or_beside(&driver, stage, target) {
             Move::Write(write) => self.patch(target, workload, write),
             Move::Wait(what) | Move::Broken(what) => status.message = what,
             Move::Delete(pods, what) => {
                 status.message = what;
                 self.delete(pods);
             }
-            Move::Reached if let Some(what) = self.services_left(&before) => status.message = what,
+            Move::Reached if let Some(what) = self.left_beside(stage, target, &before) => {
+                status.message = what;
+            }
             Move::Reached if self.hold_again(&driver, target, workload, originals.paused) => {}
             Move::Reached if workload.label.is_some() => self.release(target, workload),
             Move::Reached => status.phase = TargetPhase::RolledBack,

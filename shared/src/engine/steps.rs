@@ -141,15 +141,17 @@ impl Share {
     }
 }
 
-/// Reads the list of a canary. After the last step it is at 100, whether the list says so or not.
-pub(crate) fn read(stage: usize, list: &[CanaryStep]) -> Result<Vec<Step>, PlanError> {
+/// Reads the list of a canary. After the last step it is at 100, whether the list says so or not;
+/// `down` says that what is asked for may shrink before that.
+pub(crate) fn read(stage: usize, list: &[CanaryStep], down: bool) -> Result<Vec<Step>, PlanError> {
     let mut steps = Vec::with_capacity(list.len() + 1);
     let (mut weight, mut pods) = (0, 0);
     for (i, step) in list.iter().enumerate() {
         let wrong = |why: String| PlanError::Step(stage, i, why);
         steps.push(match (step.set_weight, step.set_replicas, &step.pause, &step.analysis) {
             (Some(w), None, None, None) => {
-                weight = grown(w, weight, "setWeight").map_err(wrong)?;
+                let floor = if down && weight < 100 { 0 } else { weight };
+                weight = grown(w, floor, "setWeight").map_err(wrong)?;
                 if w > 100 {
                     return Err(wrong(format!(
                         "setWeight is {w}; it is a percentage from 1 to 100"
@@ -158,7 +160,7 @@ pub(crate) fn read(stage: usize, list: &[CanaryStep]) -> Result<Vec<Step>, PlanE
                 Step::Weight(w)
             }
             (None, Some(k), None, None) => {
-                pods = grown(k, pods, "setReplicas").map_err(wrong)?;
+                pods = grown(k, if down { 0 } else { pods }, "setReplicas").map_err(wrong)?;
                 Step::Replicas(k)
             }
             (None, None, Some(pause), None) => Step::Pause(rest(stage, i, pause)?),
@@ -237,10 +239,10 @@ mod tests {
             (r#"[{"setWeight":1,"setReplicas":2}]"#, "exactly one of"),
             (r#"[{}]"#, "exactly one of"),
         ] {
-            let error = read(0, &list(text)).expect_err(text).to_string();
+            let error = read(0, &list(text), false).expect_err(text).to_string();
             assert!(error.contains(part), "{error}");
         }
-        let read = read(0, &list(r#"[{"setReplicas":2},{"setWeight":50}]"#)).expect("fine");
+        let read = read(0, &list(r#"[{"setReplicas":2},{"setWeight":50}]"#), false).expect("fine");
         assert_eq!(read, [Step::Replicas(2), Step::Weight(50), Step::Weight(100)]);
     }
 

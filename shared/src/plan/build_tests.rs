@@ -146,3 +146,43 @@ fn blue_green_says_what_twice_the_pods_mean() {
     let web = workload("web", 3, &[("app", "r/web:v1", "r/web:v2")]);
     assert!(reasons(&plan(request(strategy, vec![web]))).contains(&"PastTheRoute"));
 }
+
+#[test]
+fn a_canary_of_its_own_says_who_reaches_it() {
+    use super::super::separate::{Neighbours, notices};
+    let spec = json!({"selector": {"matchLabels": {"app": "web", "track": "stable"}},
+        "template": {"metadata": {"labels": {"app": "web", "track": "stable"}}}});
+    let service = |name: &str, selector: serde_json::Value| {
+        serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"selector": selector}}))
+            .expect("a Service")
+    };
+    let services = vec![
+        service("all", json!({"app": "web"})),
+        service("old", json!({"app": "web", "track": "stable"})),
+        service("other", json!({"app": "db"})),
+    ];
+    let said = |separate: serde_json::Value, beside: &Neighbours| {
+        let strategy = json!({"canary": {"separate": separate, "steps": [{"setWeight": 50}]}});
+        let mut web = workload("web", 4, &[("app", "r/web:v1", "r/web:v2")]);
+        let Live::Deployment(live) = &mut web.live else { panic!("a Deployment") };
+        let own = live.spec.as_mut().expect("a spec");
+        let more: k8s_openapi::api::apps::v1::DeploymentSpec =
+            serde_json::from_value(spec.clone()).expect("a spec");
+        (own.selector, own.template.metadata) = (more.selector, more.template.metadata);
+        let found = notices(&request(strategy, vec![web]), beside);
+        found.into_iter().map(|n| format!("{} {}", n.reason, n.message)).collect::<Vec<_>>()
+    };
+    let beside = Neighbours { services: Some(services), deployments: vec!["web".to_owned()] };
+    let track = json!({"labels": {"track": "canary"}});
+    let all = said(track.clone(), &beside);
+    assert!(all[0].contains("Deployment web-canary has up to 2"), "{all:?}");
+    assert!(all[1].contains("Services all send clients to the canary of deploy/web"), "{all:?}");
+    assert!(all[1].contains("old do not, for its pods are"), "{all:?}");
+    let none = said(json!({}), &beside);
+    assert!(none[1].contains("no client reaches the canary") && none[1].contains("all, old"));
+    let refused = said(json!({"labels": {"team": "a"}}), &beside);
+    assert!(refused[0].starts_with("NoCanaryLabels"), "{refused:?}");
+    let beside = Neighbours { services: None, deployments: vec!["web-canary".to_owned()] };
+    let taken = said(track, &beside);
+    assert!(taken[0].starts_with("NameTaken") && taken[2].contains("is not known"), "{taken:?}");
+}

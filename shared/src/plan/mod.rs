@@ -7,6 +7,7 @@ pub mod live;
 pub mod manifest;
 mod quantity;
 pub mod risks;
+pub mod separate;
 
 pub use build::{Autoscaler, Plan, Request, Row, Workload, plan};
 pub use diff::{Comparison, Difference, compare};

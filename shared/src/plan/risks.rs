@@ -51,7 +51,8 @@ pub fn notices(request: &Request) -> Vec<Notice> {
             inexact_weights(&request.workloads, &weights, &mut found);
             by_number(&request.workloads, canary, &mut found);
         }
-        let deployment = |w: &Workload| w.live.kind() == WorkloadKind::Deployment;
+        let in_place = canary.separate.is_none();
+        let deployment = |w: &Workload| in_place && w.live.kind() == WorkloadKind::Deployment;
         if request.workloads.iter().any(deployment) {
             in_flight_side_effects(&mut found);
         }
@@ -331,7 +332,7 @@ fn inexact_weights(workloads: &[Workload], weights: &[i32], found: &mut Vec<Noti
 
 /// Steps by number of pods that, at the present size, are all of them or fewer than before.
 fn by_number(workloads: &[Workload], canary: &Canary, found: &mut Vec<Notice>) {
-    let Ok(steps) = steps::read(0, &canary.steps) else { return };
+    let Ok(steps) = steps::read(0, &canary.steps, canary.separate.is_some()) else { return };
     for workload in workloads.iter().filter(|w| !w.is_recreate()) {
         let (name, n) = (workload.reference(), workload.replicas());
         let asked = |(at, step): &(usize, &Step)| matches!(step, Step::Replicas(k) if *k >= n || *k < Share::up_to(&steps, *at).count(n));

@@ -3,6 +3,7 @@
 use super::decide::{Place, Verdict};
 use super::images::{self as changes, waiting};
 use super::refusal::{Reason, Refusal};
+use super::separate;
 use super::workload::Workload;
 use crate::api::{FirstInstall, IN_FLIGHT_LABEL, LedgerEntry, WorkloadKind};
 
@@ -17,6 +18,9 @@ pub fn decide(place: &Place<'_>, new: &Workload<'_>) -> Verdict {
     if let Some(upgrade) = new.in_flight().filter(|_| place.own && new.kind == WorkloadKind::Job) {
         let images: Vec<_> = super::workload::deltas(&[], &new.images);
         return changes::question(place, new, upgrade, images).into();
+    }
+    if let Some(verdict) = separate::decide(place, new) {
+        return verdict;
     }
     if let Some(verdict) = from_cron_job(place, new) {
         return verdict;

@@ -5,7 +5,7 @@ use super::question::{ImagesTopic, LabelsOf, Question, Topic, UpgradeRef};
 use super::refusal::{Reason, Refusal};
 use super::snapshot::{PolicyView, UpgradeView};
 use super::workload::{ImageDelta, Workload, deltas};
-use super::{create, governance, jobs};
+use super::{create, governance, jobs, separate};
 use crate::api::status::Phase;
 use crate::api::upgrade::{CanaryStep, ImageChange, WorkloadTarget};
 use crate::api::{Mode, StrategyName, Upgrade, WorkloadKind};
@@ -72,6 +72,7 @@ pub fn question(
             deltas,
             may_go_forward: new.is_held_back() || new.recreates(),
             held: new.held().is_some() && new.guarded.paused == Some(true),
+            canary: false,
         }),
     }
 }
@@ -196,6 +197,12 @@ pub fn confirm(topic: &ImagesTopic, live: &Upgrade) -> Result<(), Box<Refusal>> 
             None => Ok(()),
         };
     }
+    if topic.canary {
+        return match separate::uncovered(live, topic) {
+            Some((reason, why, help)) => refuse(reason, why, help),
+            None => Ok(()),
+        };
+    }
     let mut mine = targets_with_strategy(live, topic).peekable();
     if mine.peek().is_none() {
         let why = format!("none of its stages lists {} {}", topic.kind, topic.name);
@@ -217,12 +224,12 @@ pub fn confirm(topic: &ImagesTopic, live: &Upgrade) -> Result<(), Box<Refusal>> 
         let why = "it is being taken back".to_owned();
         return refuse(Reason::WrongPhase, why, "only its old images may be written now");
     }
-    if held_back && !topic.may_go_forward {
-        let lacks = match topic.kind {
-            WorkloadKind::StatefulSet => "updateStrategy.rollingUpdate.partition above 0",
-            WorkloadKind::DaemonSet => "updateStrategy OnDelete",
-            _ => "minReadySeconds 2147483646 and progressDeadlineSeconds 2147483647",
-        };
+    if let (HeldBack::ByTheCanary, Some(why)) = (held_back, separate::early(live, topic)) {
+        let help = "a workload with a canary of its own changes with the last weight only";
+        return refuse(Reason::NotHeldBack, why, help);
+    }
+    if held_back == HeldBack::ByFields && !topic.may_go_forward {
+        let lacks = holds(topic.kind);
         let why =
             format!("a canary's template comes with {lacks} in the same write; it is missing");
         let help = "without it the rollout would go to 100 % at once";
@@ -231,10 +238,19 @@ pub fn confirm(topic: &ImagesTopic, live: &Upgrade) -> Result<(), Box<Refusal>> 
     Ok(())
 }
 
+/// What holds new pods of a kind back.
+fn holds(kind: WorkloadKind) -> &'static str {
+    match kind {
+        WorkloadKind::StatefulSet => "updateStrategy.rollingUpdate.partition above 0",
+        WorkloadKind::DaemonSet => "updateStrategy OnDelete",
+        _ => "minReadySeconds 2147483646 and progressDeadlineSeconds 2147483647",
+    }
+}
+
 fn targets_with_strategy<'a>(
     live: &'a Upgrade,
     topic: &'a ImagesTopic,
-) -> impl Iterator<Item = (&'a WorkloadTarget, bool)> {
+) -> impl Iterator<Item = (&'a WorkloadTarget, HeldBack)> {
     let stages = live.spec.stages.iter().filter_map(|s| s.workloads.as_ref());
     stages.flat_map(move |stage| {
         let mine = |t: &&WorkloadTarget| t.kind == topic.kind && t.name == topic.name;
@@ -242,9 +258,26 @@ fn targets_with_strategy<'a>(
         let mut steps = stage.strategy.canary.iter().flat_map(|c| &c.steps);
         let part =
             |s: &CanaryStep| s.set_replicas.is_some() || s.set_weight.is_some_and(|w| w < 100);
-        let held = stage.strategy.blue_green.is_some() || steps.any(part);
+        let parts = steps.any(part);
+        let separate = stage.strategy.canary.as_ref().is_some_and(|c| c.separate.is_some());
+        let held = match (stage.strategy.blue_green.is_some() || parts, separate) {
+            (true, true) => HeldBack::ByTheCanary,
+            (true, false) => HeldBack::ByFields,
+            (false, _) => HeldBack::No,
+        };
         stage.targets.iter().filter(mine).map(move |t| (t, held))
     })
+}
+
+/// What keeps new images from going to 100 % at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HeldBack {
+    /// Nothing: the native rollout is the step.
+    No,
+    /// Fields that come in the same write.
+    ByFields,
+    /// The workload is not touched before the last weight.
+    ByTheCanary,
 }
 
 /// Which way along its plan a workload goes.

@@ -35,6 +35,7 @@ pub mod question;
 pub mod refusal;
 pub mod review;
 pub mod rules;
+mod separate;
 pub mod snapshot;
 #[cfg(test)]
 mod testing;

@@ -172,6 +172,8 @@ pub(super) struct ImagesTopic {
     pub may_go_forward: bool,
     /// It is put back to where mode `Hold` had it: the new template, paused.
     pub held: bool,
+    /// It is not the workload of that name but its canary, a Deployment of its own that is made.
+    pub canary: bool,
 }
 
 /// Somebody asks for an Upgrade.

@@ -115,6 +115,7 @@ fn may_change(
     access.extend(services(&review.namespace, new));
     access.extend(super::traffic::needs(new, &review.namespace));
     access.extend(jobs::rights(new, &review.namespace));
+    access.extend(super::separate::rights(new, &review.namespace));
     let labels = if view.governed() {
         LabelsOf::Named { namespace: review.namespace.to_string(), workloads }
     } else {

@@ -5,13 +5,11 @@ use crate::analysis::args::{Arg, Args};
 use crate::analysis::jsonpath::Path;
 use crate::analysis::template::{Origin, arguments};
 use crate::api::analysis::{AnalysisRef, ArgSource, FieldOf, FieldRef, PodTemplateHash};
+use crate::api::separate::canary_of;
 use crate::engine::Walk;
-use crate::engine::objects::{Look, Resource, Sight};
+use crate::engine::objects::{DEPLOYMENTS, Look, Sight};
 use crate::engine::plan::PlanTarget;
 use serde_json::Value;
-
-const DEPLOYMENTS: Resource =
-    Resource { api_version: "apps/v1", kind: "Deployment", plural: "deployments" };
 
 impl Walk<'_> {
     /// Every argument of an analysis of the present stage.
@@ -55,7 +53,8 @@ impl Walk<'_> {
         self.field(target, name, field).map(Arg::Text)
     }
 
-    /// The hash as the ReplicaSet has it: its name is the Deployment's and the hash.
+    /// The hash as the ReplicaSet has it: its name is the Deployment's, or its canary's, and the
+    /// hash.
     fn template_hash(
         &self,
         stage: usize,
@@ -68,7 +67,10 @@ impl Walk<'_> {
             PodTemplateHash::Stable => s.stable_replica_set.as_deref(),
             PodTemplateHash::Latest => s.canary_replica_set.as_deref(),
         });
-        let hash = set.and_then(|s| s.strip_prefix(target.name.as_str())?.strip_prefix('-'));
+        let names = [canary_of(&target.name), target.name.clone()];
+        let hash = set.and_then(|s| {
+            names.iter().find_map(|name| s.strip_prefix(name.as_str())?.strip_prefix('-'))
+        });
         match hash {
             Some(hash) => Ok(hash.to_owned()),
             None if status.is_none_or(|s| s.requested_weight == 0) => {

@@ -343,7 +343,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Why it may not be started on now; native rollouts under way are left to finish.
-    fn not_startable(&self) -> Option<String> {
+    pub fn not_startable(&self) -> Option<String> {
         if self.now.paused {
             return Some("it is paused (`kubectl rollout resume` it first)".to_owned());
         }

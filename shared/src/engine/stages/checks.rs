@@ -6,14 +6,13 @@ use crate::api::status::{Activity, StageStatus};
 use crate::api::upgrade::CheckTarget;
 use crate::engine::Walk;
 use crate::engine::checks::{Checked, Instance};
-use crate::engine::objects::{Look, Resource, Sight};
+use crate::engine::objects::{Look, PODS, Resource, Sight};
+use crate::engine::observed::Workload;
 use crate::engine::plan::{ChecksPlan, PlanStage, PlanTarget, Step, WorkloadsPlan};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, MicroTime};
 use kube::ResourceExt;
 use kube::core::{DynamicObject, Selector};
 use serde_json::Value;
-
-const PODS: Resource = Resource { api_version: "v1", kind: "Pod", plural: "pods" };
 
 impl<'a> Walk<'a> {
     /// What is asked of the new pods once a weight is reached.
@@ -48,15 +47,16 @@ impl<'a> Walk<'a> {
         let plan = self.plan.stages.get(stage).map(PlanStage::targets).unwrap_or_default();
         let mut found = Vec::new();
         for (target, workload) in plan.iter().zip(seen) {
-            let Some(workload) = workload else { continue };
-            let new = |set: &str| workload.set(set).is_some_and(|s| runs_new(target, s));
-            let pods = workload.pods.iter().filter(|p| p.ready_since.is_some() && new(&p.set));
-            found.extend(pods.map(|pod| Instance {
-                name: format!("pod {}", pod.name),
-                pod: Some(pod.name.clone()),
-                ip: pod.ip.clone(),
-                trouble: None,
-            }));
+            for workload in workload.iter().flat_map(Workload::and_its_canary) {
+                let new = |set: &str| workload.set(set).is_some_and(|s| runs_new(target, s));
+                let pods = workload.pods.iter().filter(|p| p.ready_since.is_some() && new(&p.set));
+                found.extend(pods.map(|pod| Instance {
+                    name: format!("pod {}", pod.name),
+                    pod: Some(pod.name.clone()),
+                    ip: pod.ip.clone(),
+                    trouble: None,
+                }));
+            }
         }
         found
     }

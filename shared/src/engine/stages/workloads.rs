@@ -45,7 +45,7 @@ impl<'a> Walk<'a> {
                     return self.finish_stage(index, stage);
                 }
                 Some(Step::Weight(_) | Step::Replicas(_)) if self.begun(index, at) => {
-                    self.drive_all(index, stage, position(&stage.steps, at))
+                    self.drive_all(index, stage, position(stage, at))
                 }
                 Some(Step::Weight(_) | Step::Replicas(_)) => self.wait_to_begin(index, stage, at),
                 Some(Step::Analysis(asked)) => match self.at_rest(index, stage, at) {
@@ -84,7 +84,7 @@ impl<'a> Walk<'a> {
     fn at_rest(&mut self, index: usize, stage: &'a WorkloadsPlan, at: usize) -> Round {
         match self.last_begun(index, at) {
             None => Round::Reached,
-            Some(last) => self.drive_all(index, stage, at_rest(&stage.steps, last)),
+            Some(last) => self.drive_all(index, stage, at_rest(stage, last)),
         }
     }
 
@@ -120,10 +120,10 @@ impl<'a> Walk<'a> {
             return Round::Waiting;
         }
         if self.may_begin(index, at, last.is_none()) {
-            return self.drive_all(index, stage, position(&stage.steps, at));
+            return self.drive_all(index, stage, position(stage, at));
         }
         if let Some(last) = last {
-            return match self.drive_all(index, stage, at_rest(&stage.steps, last)) {
+            return match self.drive_all(index, stage, at_rest(stage, last)) {
                 Round::Reached => Round::Waiting,
                 other => other,
             };
@@ -166,6 +166,9 @@ impl<'a> Walk<'a> {
 
     /// Brings every target to a position, and the traffic where a router carries it.
     fn drive_all(&mut self, stage: usize, plan: &'a WorkloadsPlan, to: Position) -> Round {
+        if let Some(settings) = &plan.separate {
+            return self.drive_separate(stage, plan, settings, to);
+        }
         if plan.traffic.is_some() {
             return self.drive_routed(stage, plan, to);
         }
@@ -307,12 +310,16 @@ impl<'a> Walk<'a> {
 }
 
 /// Where a step is to bring every target; a rest comes after it where the next step is one.
-fn position(steps: &[Step], at: usize) -> Position {
+fn position(stage: &WorkloadsPlan, at: usize) -> Position {
+    let steps = &stage.steps;
     let rest = steps.get(at + 1).is_some_and(Step::rests);
-    Position { share: Share::up_to(steps, at), step: at, rest, beside: false }
+    // A canary of its own may shrink; one in place only grows.
+    let own = stage.separate.is_some().then(|| steps.get(at).map(Step::share)).flatten();
+    let share = own.unwrap_or_else(|| Share::up_to(steps, at));
+    Position { share, step: at, rest, beside: false }
 }
 
 /// The same, to stand still there.
-fn at_rest(steps: &[Step], at: usize) -> Position {
-    Position { rest: true, ..position(steps, at) }
+fn at_rest(stage: &WorkloadsPlan, at: usize) -> Position {
+    Position { rest: true, ..position(stage, at) }
 }

@@ -9,5 +9,6 @@ mod ledger;
 mod modes;
 mod parsing;
 mod rules;
+mod separate;
 mod upgrades;
 mod workloads;
