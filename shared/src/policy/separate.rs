@@ -61,6 +61,7 @@ pub(super) fn decide(place: &Place<'_>, new: &Workload<'_>) -> Option<Verdict> {
     let question = Question {
         upgrade: Some(UpgradeRef { namespace: place.namespace.into(), name: upgrade.to_owned() }),
         access: Vec::new(),
+        templates: Vec::new(),
         labels: LabelsOf::Nothing,
         on_behalf_of: None,
         topic: Topic::Images(ImagesTopic {
