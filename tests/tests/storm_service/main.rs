@@ -1,9 +1,10 @@
 //! System D, StormService rollout orchestration: what its users do, row by row, on the real API
-//! server, with kubectl where they use it. D2, D4 and D7 have a file each: `blue_green`, `traffic` and
-//! `analysis`.
+//! server, with kubectl where they use it. D2, D4 and D7 have files of their own: `blue_green` and
+//! `by_route`, `traffic`, `analysis`.
 
 mod analysis;
 mod blue_green;
+mod by_route;
 mod meters;
 #[path = "../routed/mod.rs"]
 mod routed;

@@ -2,13 +2,11 @@
 //! old pods to the new and back, and everything is afterwards what it was. And what guards routes in
 //! flight, whichever strategy has them.
 
-mod routed;
-
-use kube::api::DeleteParams;
-use routed::{
-    Order, apply, by_route, carries, face, http_route, in_route, kind, objects, only_services,
-    routed, serve, version, web_route,
+use crate::routed::{
+    self, Order, apply, by_route, carries, face, http_route, in_route, kind, objects,
+    only_services, serve, version, web_route,
 };
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use upgrade_core::api::{BlueGreenPhase, Phase, Upgrade};
 use upgrade_sandbox::scenario::{Lab, PATIENCE, Shop, lab, say};
@@ -226,7 +224,9 @@ async fn d4_routes_are_guarded_against_reapply_while_in_use() {
     let (_, shop) = shop().await;
     serve(&shop, "web", 3).await.unwrap();
     apply(&shop, &http_route(), &web_route()).await.unwrap();
-    shop.upgrade("up", &["web"], "web:v2", &routed(&["30", ""], &by_route())).await.unwrap();
+    shop.upgrade("up", &["web"], "web:v2", &routed::routed(&["30", ""], &by_route()))
+        .await
+        .unwrap();
     shop.rests_at("up", 1).await.unwrap();
     carries(&shop, &http_route(), "web", in_route, Some(30)).await.unwrap();
     // What the API server answers is what it stored: there is no moment without the weights.
@@ -276,7 +276,7 @@ async fn d4_routes_of_istio_are_guarded_with_their_subsets() {
         (face(&shop, &services, "shop").await.unwrap(), face(&shop, &rules, "web").await.unwrap());
     let routing = json!({"istio": {"virtualService": {"name": "shop"}, "destinationRule": {
         "name": "web", "canarySubsetName": "canary", "stableSubsetName": "stable"}}});
-    shop.upgrade("up", &["web"], "web:v2", &routed(&["50", ""], &routing)).await.unwrap();
+    shop.upgrade("up", &["web"], "web:v2", &routed::routed(&["50", ""], &routing)).await.unwrap();
     shop.rests_at("up", 1).await.unwrap();
     let held = objects(&shop, &rules).get("web").await.unwrap().data["spec"].clone();
     let carried = objects(&shop, &services).get("shop").await.unwrap().data["spec"].clone();
