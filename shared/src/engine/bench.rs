@@ -165,6 +165,12 @@ impl<M: Model> Bench<M> {
     }
 }
 
+/// A canary: numbers of pods, each with a rest after it.
+pub fn numbers(pods: &[i32]) -> Value {
+    let pair = |k: &i32| [json!({"setReplicas": k}), json!({"pause": {}})];
+    json!({"canary": {"steps": pods.iter().flat_map(pair).collect::<Vec<_>>()}})
+}
+
 /// A canary: weights, each with a rest after it.
 pub fn rests(weights: &[i32]) -> Value {
     let pair = |w: &i32| [json!({"setWeight": w}), json!({"pause": {}})];

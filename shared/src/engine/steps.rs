@@ -237,7 +237,7 @@ mod tests {
             (r#"[{"setWeight":3},{"setReplicas":2},{"setWeight":2}]"#, "setWeight goes down"),
             (r#"[{"setWeight":101}]"#, "a percentage from 1 to 100"),
             (r#"[{"setWeight":1,"setReplicas":2}]"#, "exactly one of"),
-            (r#"[{}]"#, "exactly one of"),
+            ("[{}]", "exactly one of"),
         ] {
             let error = read(0, &list(text), false).expect_err(text).to_string();
             assert!(error.contains(part), "{error}");

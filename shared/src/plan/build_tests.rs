@@ -94,9 +94,12 @@ fn a_number_of_pods_that_is_all_of_them_or_fewer_than_before_is_said() {
     };
     let steps = json!([{"setReplicas": 3}, {"pause": {}}]);
     assert_eq!(say(steps.clone(), 4), "");
-    assert_eq!(say(steps, 3), "deploy/web has 3 replicas: 3 pods are all of them");
+    assert_eq!(say(steps, 3), "deploy/web has 3 replicas: a step of 3 pods takes all of them");
     let down = say(json!([{"setWeight": 50}, {"setReplicas": 2}]), 10);
-    assert_eq!(down, "deploy/web has 10 replicas: 2 pods are fewer than before and change nothing");
+    assert_eq!(
+        down,
+        "deploy/web has 10 replicas: a step of 2 pods is fewer than before and changes nothing"
+    );
 }
 
 #[test]

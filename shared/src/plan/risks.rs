@@ -340,11 +340,12 @@ fn by_number(workloads: &[Workload], canary: &Canary, found: &mut Vec<Notice>) {
             continue;
         };
         if step.share().is_all_of(n) {
-            let message = format!("{name} has {n} replicas: {step} are all of them");
+            let message = format!("{name} has {n} replicas: a step of {step} takes all of them");
             push(found, Severity::Risk, "AllReplicas", message);
         } else {
-            let message =
-                format!("{name} has {n} replicas: {step} are fewer than before and change nothing");
+            let message = format!(
+                "{name} has {n} replicas: a step of {step} is fewer than before and changes nothing"
+            );
             push(found, Severity::Note, "FewerReplicas", message);
         }
     }

@@ -29,6 +29,7 @@ pub mod identities;
 mod images;
 mod inflight;
 mod jobs;
+mod jump;
 pub mod modes;
 mod orders;
 pub mod question;

@@ -7,7 +7,7 @@ use super::question::{Access, AccessNeed, LabelsOf, Question, StartTopic, Topic}
 use super::refusal::{Reason, Refusal};
 use super::review::{Change, Operation, Review};
 use super::snapshot::{Snapshot, UpgradeView, targets};
-use super::{analysis, identities, jobs};
+use super::{analysis, identities, jobs, jump};
 use crate::api::upgrade::{Control, OnConflict, WorkloadTarget};
 use crate::api::{FINALIZER, Identity, Upgrade, WorkloadKind};
 use crate::image::same;
@@ -302,6 +302,9 @@ fn update(snapshot: &Snapshot, review: &Review<'_>, old: &Upgrade, new: &Upgrade
     }
     if wanted.is_empty() {
         return Verdict::Allow;
+    }
+    if let Some(refusal) = jump::astray(review, old, new, name(review, new)) {
+        return refusal.into();
     }
     verbs_on(review, name(review, new), &wanted).into()
 }

@@ -3,7 +3,7 @@
 use super::model::{Native, rolling};
 use crate::api::Phase;
 use crate::api::status::UpdateStrategy;
-use crate::engine::bench::{Behaviour, Bench, Model, NEW, OLD, rests};
+use crate::engine::bench::{Behaviour, Bench, Model, NEW, OLD, numbers, rests};
 use crate::engine::plan::Share;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proptest::prelude::*;
@@ -155,9 +155,11 @@ proptest! {
         most in 1..=4i32,
         mut weights in prop::collection::vec(1..=100i32, 1..4),
         turns in turns(),
+        by_number in any::<bool>(),
     ) {
         weights.sort_unstable();
-        let mut bench = Bench::new(Native::new(n, most), &rests(&weights));
+        let steps = if by_number { numbers(&weights) } else { rests(&weights) };
+        let mut bench = Bench::new(Native::new(n, most), &steps);
         play(&mut bench, &turns);
         bench.model.join(0);
         prop_assert_eq!(bench.finish(), Phase::Completed);
@@ -174,14 +176,18 @@ proptest! {
         weight in 1..=99i32,
         turns in turns(),
         bad in any::<bool>(),
+        by_number in any::<bool>(),
     ) {
+        let pods = 1 + weight % 24;
+        let steps = if by_number { numbers(&[pods]) } else { rests(&[weight]) };
+        let share = if by_number { Share { weight: 0, pods } } else { Share { weight, pods: 0 } };
         let mut native = Native::new(n, most);
         if bad { native.behaviour = Behaviour::Never; }
-        let mut bench = Bench::new(native, &rests(&[weight]));
+        let mut bench = Bench::new(native, &steps);
         play(&mut bench, &turns);
         if !bad && bench.run() == Phase::Paused && bench.status.current_step_index == 1 {
             let drift = bench.status.stages[0].targets[0].drift;
-            let k = Share { weight, pods: 0 }.count_without_surge(bench.model.n());
+            let k = share.count_without_surge(bench.model.n());
             prop_assert_eq!(bench.model.count(NEW), k + drift);
         }
         bench.plan.abort = true;

@@ -156,8 +156,8 @@ impl<'a> Walk<'a> {
             let fresh = StageStatus {
                 name,
                 targets,
-                step_start_time,
                 rollback_window,
+                step_start_time,
                 ..StageStatus::default()
             };
             self.status.stages.push(fresh);

@@ -3,7 +3,7 @@
 use super::model::{Native, rolling};
 use crate::api::Phase;
 use crate::api::status::UpdateStrategy;
-use crate::engine::bench::{Behaviour, Bench, NEW, OLD, rests};
+use crate::engine::bench::{Behaviour, Bench, NEW, OLD, numbers, rests};
 use crate::engine::plan::Share;
 use proptest::prelude::*;
 use serde_json::json;
@@ -174,11 +174,13 @@ proptest! {
         parallel in any::<bool>(),
         mut weights in prop::collection::vec(1..=100i32, 1..4),
         turns in turns(),
+        by_number in any::<bool>(),
     ) {
         weights.sort_unstable();
+        let steps = if by_number { numbers(&weights) } else { rests(&weights) };
         let mut native = Native::new(n);
         native.parallel = parallel;
-        let mut bench = Bench::new(native, &rests(&weights));
+        let mut bench = Bench::new(native, &steps);
         play(&mut bench, &turns);
         bench.model.scale(n.max(1));
         prop_assert_eq!(bench.finish(), Phase::Completed);
@@ -193,14 +195,18 @@ proptest! {
         weight in 1..=99i32,
         turns in turns(),
         bad in any::<bool>(),
+        by_number in any::<bool>(),
     ) {
+        let pods = 1 + weight % 24;
+        let steps = if by_number { numbers(&[pods]) } else { rests(&[weight]) };
+        let share = if by_number { Share { weight: 0, pods } } else { Share { weight, pods: 0 } };
         let mut native = Native::new(n);
         if bad { native.behaviour = Behaviour::Never; }
-        let mut bench = Bench::new(native, &rests(&[weight]));
+        let mut bench = Bench::new(native, &steps);
         play(&mut bench, &turns);
         if !bad && bench.run() == Phase::Paused && bench.status.current_step_index == 1 {
             let size = bench.model.n;
-            let k = Share { weight, pods: 0 }.count_without_surge(size);
+            let k = share.count_without_surge(size);
             prop_assert_eq!(bench.model.split(), (size - k, k));
         }
         bench.plan.abort = true;

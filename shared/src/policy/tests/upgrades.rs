@@ -106,6 +106,30 @@ fn our_own_controller_opens_upgrades_only_in_the_name_of_somebody_who_could() {
 }
 
 #[test]
+fn an_order_to_go_on_goes_forward_to_a_step_that_is_there() {
+    let s = shop();
+    let old = edited("Paused", |u| {
+        u.status.get_or_insert_default().current_step_index = 1;
+    });
+    // Weight 10, a pause, and the last weight.
+    for (to, expected) in [(0, "WrongPhase"), (1, "WrongPhase"), (2, "Confirm"), (3, "WrongPhase")]
+    {
+        let mut new = old.clone();
+        let promote = Promote { to_step: Some(to), ..Promote::default() };
+        new.spec.control = Some(Control { promote: Some(promote), ..Control::default() });
+        let verdict = ask(&s, "bob", Operation::Update, Some(&old), Some(&new));
+        assert_eq!(outcome(&verdict), expected, "to step {to}");
+        if let Verdict::Deny(refusal) = &verdict {
+            assert!(refusal.why.contains("the steps of that stage are 0 to 2"), "{refusal}");
+        }
+        let mut later = new.clone();
+        later.spec.paused = true;
+        let verdict = ask(&s, "bob", Operation::Update, Some(&new), Some(&later));
+        assert_eq!(outcome(&verdict), "Confirm", "an order that stands is in nobody's way");
+    }
+}
+
+#[test]
 fn each_order_is_a_verb_of_its_own() {
     let s = shop();
     let old = upgrade("shop", "web-v2", "Progressing");
