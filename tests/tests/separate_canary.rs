@@ -5,6 +5,7 @@ mod services;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v1::Scale;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -175,6 +176,13 @@ async fn labels_decide_which_services_reach_the_canary() {
 #[tokio::test]
 async fn it_follows_every_change_of_scale_and_goes_with_its_upgrade() {
     let (shop, before) = shop(10).await;
+    let hpa: HorizontalPodAutoscaler = serde_json::from_value(json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "web"},
+        "spec": {"minReplicas": 1, "maxReplicas": 20,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}}}))
+    .unwrap();
+    let hpas = ns::<HorizontalPodAutoscaler>(&shop);
+    let hpa = hpas.create(&PostParams::default(), &hpa).await.unwrap();
     shop.upgrade("up", &["web"], "web:v2", &separate(&[30])).await.unwrap();
     rests(&shop, 1, 3).await;
     for (n, canary) in [(20, 6), (4, 1), (0, 1), (10, 3)] {
@@ -185,6 +193,11 @@ async fn it_follows_every_change_of_scale_and_goes_with_its_upgrade() {
         assert_eq!(seen, Some(canary), "of {n}");
     }
     untouched_yet(&shop, &before).await;
+    assert_eq!(
+        hpas.get("web").await.unwrap().spec,
+        hpa.spec,
+        "an autoscaler is nobody's to change"
+    );
     shop.upgrades().delete("up", &DeleteParams::default()).await.unwrap();
     gone(shop.upgrades(), "up", PATIENCE).await.unwrap();
     gone(shop.deployments(), CANARY, PATIENCE).await.unwrap();
