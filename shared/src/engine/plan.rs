@@ -352,11 +352,45 @@ fn hashed(text: &str) -> String {
 
 fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<PlanStage, PlanError> {
     let held = upgrade.spec.held;
-    let namespace = &upgrade.namespace().unwrap_or_default();
     let workloads = stage.workloads.as_ref().ok_or(PlanError::UnknownStage(index))?;
     let checks = workloads.health_checks.clone();
     checks::validate(&checks).map_err(|(check, why)| PlanError::Check(index, check, why))?;
-    let (canary, steps) = match &workloads.strategy {
+    let (canary, steps) = ways(index, &workloads.strategy)?;
+    let targets = targets(index, workloads, held)?;
+    let blue_green = workloads.strategy.blue_green.as_ref();
+    let blue_green = blue_green.map(|b| blue_green_plan(index, b, workloads, held)).transpose()?;
+    let namespace = upgrade.namespace().unwrap_or_default();
+    let traffic = router(index, &workloads.strategy, &namespace, targets.len())?;
+    let separate = separate::read(workloads, held).map_err(|why| PlanError::Traffic(index, why))?;
+    let step_hash = hashed(&format!("{steps:?}"));
+    // With a router all stable pods stay to the last weight, so that it is one part, too.
+    let parts = blue_green.is_some()
+        || steps.iter().any(|s| s.moves() && !s.share().is_full())
+        || traffic.as_ref().is_some_and(Traffic::routes);
+    let name = stage.name.clone();
+    let asked = workloads.strategy.canary.as_ref();
+    let window = asked.and_then(|c| c.rollback_window.as_ref());
+    let kind = WorkloadsPlan {
+        stage: name.clone(),
+        canary,
+        parts,
+        held,
+        blue_green,
+        steps,
+        rollback_window: window.and_then(|w| usize::try_from(w.revisions).ok()),
+        background: asked.and_then(|c| c.analysis.clone()),
+        targets,
+        canary_nodes: asked.map(|c| c.canary_nodes.clone()).unwrap_or_default(),
+        checks,
+        traffic,
+        separate,
+    };
+    Ok(PlanStage { name, step_hash, kind: StageKind::Workloads(Box::new(kind)) })
+}
+
+/// Whether new pods are held back in place, and the steps.
+fn ways(index: usize, strategy: &Strategy) -> Result<(bool, Vec<Step>), PlanError> {
+    Ok(match strategy {
         Strategy { rolling: Some(_), canary: None, blue_green: None } => {
             (false, vec![Step::Weight(100)])
         }
@@ -365,58 +399,44 @@ fn workloads_stage(index: usize, stage: &Stage, upgrade: &Upgrade) -> Result<Pla
         }
         Strategy { rolling: None, canary: None, blue_green: Some(b) } => (true, preview_steps(b)),
         _ => return Err(PlanError::Strategy(index)),
-    };
+    })
+}
+
+/// The workloads of a stage; each fits the strategy, and has something to change.
+fn targets(
+    index: usize,
+    workloads: &WorkloadsStage,
+    held: bool,
+) -> Result<Vec<PlanTarget>, PlanError> {
     for target in &workloads.targets {
         fits(index, workloads.strategy.name(), target.kind, held)?;
     }
-    let canary_nodes =
-        workloads.strategy.canary.as_ref().map(|c| c.canary_nodes.clone()).unwrap_or_default();
-    let by_node = |t: &WorkloadTarget| t.kind == WorkloadKind::DaemonSet;
-    if !canary_nodes.is_empty() && !workloads.targets.iter().any(by_node) {
+    let by_node = workloads.strategy.canary.as_ref().is_some_and(|c| !c.canary_nodes.is_empty());
+    let on_nodes = |t: &WorkloadTarget| t.kind == WorkloadKind::DaemonSet;
+    if by_node && !workloads.targets.iter().any(on_nodes) {
         return Err(PlanError::CanaryNodes(index));
     }
-    let blue_green = workloads.strategy.blue_green.as_ref();
-    let blue_green = blue_green.map(|b| blue_green_plan(index, b, workloads, held)).transpose()?;
-    let mut targets = Vec::with_capacity(workloads.targets.len());
-    for t in &workloads.targets {
+    let target = |t: &WorkloadTarget| {
         if let Some(same) = t.images.iter().find(|c| crate::image::same(&c.from, &c.to)) {
             return Err(PlanError::NoChange(index, t.name.clone(), same.container.clone()));
         }
-        targets.push(PlanTarget { kind: t.kind, name: t.name.clone(), images: t.images.clone() });
-    }
-    let asked = workloads.strategy.canary.as_ref();
-    let traffic = asked.map(|c| Traffic::read(c, namespace, targets.len())).transpose();
-    let traffic = traffic.map_err(|why| PlanError::Traffic(index, why))?.flatten();
-    let switched = workloads.strategy.blue_green.as_ref();
-    let switched = switched.map(|b| Traffic::switched(b, namespace)).transpose();
-    let switched = switched.map_err(|why| PlanError::BlueGreen(index, why))?.flatten();
-    let traffic = traffic.or(switched);
-    let separate = separate::read(workloads, held).map_err(|why| PlanError::Traffic(index, why))?;
-    let step_hash = hashed(&format!("{steps:?}"));
-    // With a router all stable pods stay to the last weight, so that it is one part, too.
-    let parts = blue_green.is_some()
-        || steps.iter().any(|s| s.moves() && !s.share().is_full())
-        || traffic.as_ref().is_some_and(Traffic::routes);
-    let name = stage.name.clone();
-    let background = asked.and_then(|c| c.analysis.clone());
-    let window = asked.and_then(|c| c.rollback_window.as_ref());
-    let rollback_window = window.and_then(|w| usize::try_from(w.revisions).ok());
-    let kind = WorkloadsPlan {
-        stage: name.clone(),
-        canary,
-        parts,
-        held,
-        blue_green,
-        steps,
-        rollback_window,
-        background,
-        targets,
-        canary_nodes,
-        checks,
-        traffic,
-        separate,
+        Ok(PlanTarget { kind: t.kind, name: t.name.clone(), images: t.images.clone() })
     };
-    Ok(PlanStage { name, step_hash, kind: StageKind::Workloads(Box::new(kind)) })
+    workloads.targets.iter().map(target).collect()
+}
+
+/// The router that carries a canary's weights, or a blue-green switch.
+fn router(
+    index: usize,
+    strategy: &Strategy,
+    namespace: &str,
+    targets: usize,
+) -> Result<Option<Traffic>, PlanError> {
+    let canary = strategy.canary.as_ref().map(|c| Traffic::read(c, namespace, targets));
+    let canary = canary.transpose().map_err(|why| PlanError::Traffic(index, why))?.flatten();
+    let switched = strategy.blue_green.as_ref().map(|b| Traffic::switched(b, namespace));
+    let switched = switched.transpose().map_err(|why| PlanError::BlueGreen(index, why))?.flatten();
+    Ok(canary.or(switched))
 }
 
 /// Which kinds follow which strategy.
