@@ -1,7 +1,6 @@
 //! Real requests through a real router to real pods: what `docs/traffic.md` says of lost requests
 //! and of shares is what this test prints.
 
-#[expect(dead_code, reason = "other tests use the rest")]
 mod routed;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,6 @@
 //! The controller killed while traffic is split: the routes stay as they are, and whoever comes next
 //! goes on from there.
 
-#[expect(dead_code, reason = "other tests use the rest")]
 mod routed;
 
 use k8s_openapi::api::coordination::v1::Lease;
