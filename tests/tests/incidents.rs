@@ -2,7 +2,6 @@
 //! an Upgrade of its own that is brought to the step, meets the incident and is walked to its end;
 //! the invariants hold in every cell, and the number of cells is printed.
 
-#[expect(dead_code, reason = "other tests use the rest")]
 mod routed;
 
 use std::fmt;
