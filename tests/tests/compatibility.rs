@@ -1,15 +1,16 @@
 //! Versions that go together: matrices at admission and before each stage, against what runs, on
 //! the real API server.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use upgrade_core::api::status::Gate;
 use upgrade_core::api::{CompatibilityMatrix, Phase, Upgrade};
 use upgrade_sandbox::clock::clock;
 use upgrade_sandbox::scenario::{PATIENCE, Shop, canary, say};
-use upgrade_sandbox::wait_for;
+use upgrade_sandbox::wait::gone;
+use upgrade_sandbox::{eventually, wait_for};
 
 /// The matrix of the example, in a namespace of the test's own.
 async fn published(shop: &Shop) -> Result<()> {
@@ -64,9 +65,21 @@ async fn upgrade(shop: &Shop, name: &str, stages: &[Vec<Value>], more: Value) ->
     shop.upgrade_with(name, &[], "web:none", &json!({"rolling": {}}), spec).await
 }
 
+/// Refused when it is asked for. Until its watch has told of a matrix the webhook may take an Upgrade
+/// that the controller then holds.
 async fn refused(shop: &Shop, name: &str, stages: &[Vec<Value>], says: &[&str]) -> Result<()> {
-    let error = upgrade(shop, name, stages, json!({})).await.expect_err("refused");
-    let text = format!("{error:#}");
+    let text = eventually("a refusal", PATIENCE, || async {
+        match upgrade(shop, name, stages, json!({})).await {
+            Err(error) => Ok(format!("{error:#}")),
+            Ok(_) => {
+                shop.says(name, "CompatibilityMatrix").await?;
+                shop.upgrades().delete(name, &DeleteParams::default()).await?;
+                gone(shop.upgrades(), name, PATIENCE).await?;
+                bail!("it was taken, and waits")
+            }
+        }
+    })
+    .await?;
     for part in [&["do not go together", "CompatibilityMatrix"], says].concat() {
         assert!(text.contains(part), "no `{part}` in: {text}");
     }
