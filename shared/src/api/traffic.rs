@@ -73,6 +73,14 @@ pub struct GatewayApi {
     pub namespace: Option<String>,
 }
 
+impl GatewayApi {
+    /// Names of the HTTPRoutes.
+    pub fn names(&self) -> Vec<String> {
+        let many = self.http_routes.iter().flatten().map(|r| r.name.clone());
+        self.http_route.iter().cloned().chain(many).collect()
+    }
+}
+
 /// Name of a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

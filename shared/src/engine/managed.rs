@@ -55,7 +55,7 @@ pub(super) fn in_force(steps: &[Step], at: usize) -> Vec<&RouteStep> {
 }
 
 /// Reads a step about a route; none where it is about something else.
-pub(super) fn read(step: &CanaryStep) -> Option<Result<RouteStep, String>> {
+pub fn read(step: &CanaryStep) -> Option<Result<RouteStep, String>> {
     match (&step.set_header_route, &step.set_mirror_route) {
         (Some(header), None) => {
             let route = RouteStep {
@@ -242,7 +242,7 @@ mod tests {
             "match": [{"headerName": "X-Canary", "headerValue": {"exact": "yes"}}]}})
     }
 
-    fn mirror(part: Value) -> Value {
+    fn mirror(part: &Value) -> Value {
         json!({"setMirrorRoute": {"name": "copy", "percentage": 10, "match": [part]}})
     }
 
@@ -250,7 +250,7 @@ mod tests {
     fn the_last_word_on_a_name_holds() {
         let list = json!([{"setWeight": 10}, header("a"), header("b"),
             {"setHeaderRoute": {"name": "a"}}, {"setWeight": 50}, {"setMirrorRoute": {"name": "b"}},
-            mirror(json!({"headers": {"x": {"regex": "1"}}}))]);
+            mirror(&json!({"headers": {"x": {"regex": "1"}}}))]);
         let steps = steps(list).expect("fine");
         let at = |i| in_force(&steps, i).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert!(at(0).is_empty());
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn what_a_router_could_not_do_is_refused_by_field() {
         let weight = json!({"setWeight": 10});
-        let with = |part: Value| json!([weight, mirror(part)]);
+        let with = |part: Value| json!([weight, mirror(&part)]);
         let two = json!([{"headerName": "X", "headerValue": {"exact": "1"}},
             {"headerName": "x", "headerValue": {"exact": "2"}}]);
         for (list, part) in [
@@ -283,7 +283,7 @@ mod tests {
                 "path is `exact` or `prefix`",
             ),
             (
-                json!([weight, header("a"), mirror(json!({"method": {"exact": "GET"}}))]),
+                json!([weight, header("a"), mirror(&json!({"method": {"exact": "GET"}}))]),
                 "by method",
             ),
             (json!([{"setWeight": 10, "setHeaderRoute": {"name": "a"}}]), "exactly one of"),

@@ -14,9 +14,12 @@ use super::round::{Carry, Scene, Seen, Step, remove, wait, whole};
 use super::routes::{Carrier, Part, ROUTE};
 use super::services;
 use crate::api::managed_route::{MirrorMatch, StringMatch};
+use crate::api::strategy::Canary;
 use crate::api::traffic::{RouteOriginal, TrafficPhase};
 use crate::engine::Walk;
+use crate::engine::effect::ObjectWrite;
 use crate::engine::managed::{RouteStep, Setting};
+use kube::core::DynamicObject;
 use serde_json::{Map, Value, json};
 
 /// The routes that steps may make, one for each of the user's routes.
@@ -35,6 +38,14 @@ pub(super) fn parts(workload: &str, managed: &[String], routes: &[String]) -> Ve
         }
     }
     parts
+}
+
+/// Names of the HTTPRoutes that the steps of a canary make, of a workload.
+pub fn own_routes(canary: &Canary, workload: &str) -> Vec<String> {
+    let gateway = canary.traffic_routing.as_ref().and_then(|r| r.gateway_api.as_ref());
+    let names = crate::engine::managed::names(canary).unwrap_or_default();
+    let parts = gateway.map(|g| parts(workload, &names, &g.names())).unwrap_or_default();
+    parts.into_iter().map(|p| p.name).collect()
 }
 
 /// Name of the step's route and of the user's, where a part is one of ours.
@@ -93,21 +104,17 @@ impl<'a> Walk<'a> {
                 };
                 let user = objects.iter().find(|(p, _)| p.name == of && managed(p).is_none());
                 let Some((user, Some(route))) = user else { continue };
-                let Some(spec) =
-                    spec(user, &whole(route), &scene.names, &scene.note.originals, step)
-                else {
-                    continue;
-                };
-                placed = true;
-                let ours = |o| services::is_ours(o, &self.plan.name, &scene.uid);
-                match object {
-                    Some(o) if !ours(o) => return Err(taken(part)),
-                    Some(o) if o.data.get("spec").is_some_and(|now| agrees(now, &spec)) => continue,
-                    _ => {}
+                if object.is_some_and(|o| !services::is_ours(o, &self.plan.name, &scene.uid)) {
+                    return Err(taken(part));
                 }
-                let write = self.own_object(scene, part, *object, None, &spec, step.to_string());
-                wrote |= write.is_some();
-                write.into_iter().for_each(|w| self.put(w));
+                let (names, known) = (&scene.names, &scene.note.originals);
+                let spec = spec(user, &whole(route), names, known, step);
+                placed |= spec.is_some();
+                let next = self.beside(scene, part, *object, spec, step)?;
+                wrote |= next.is_some();
+                if let Some(next) = next {
+                    self.put(next);
+                }
             }
             if !placed {
                 return wait(format!(
@@ -118,6 +125,26 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(wrote)
+    }
+
+    /// The next write of one route of ours.
+    fn beside(
+        &self,
+        scene: &Scene<'a>,
+        part: &Part,
+        object: Option<&DynamicObject>,
+        spec: Option<Value>,
+        step: &RouteStep,
+    ) -> Step<Option<ObjectWrite>> {
+        let Some(spec) = spec else {
+            return Ok(object.map(|o| part.write(remove(o), "no rule for it".to_owned())));
+        };
+        let now = object.and_then(|o| o.data.get("spec"));
+        let spec = attached(now, spec).ok_or_else(|| without_percent(part))?;
+        if now.is_some_and(|now| agrees(now, &spec)) {
+            return Ok(None);
+        }
+        Ok(self.own_object(scene, part, object, None, &spec, step.to_string()))
     }
 }
 
@@ -131,6 +158,27 @@ fn taken(part: &Part) -> Carry {
         "HTTPRoute {} is there already, and is not this Upgrade's; delete it, or give the route of \
          the step another name",
         part.name
+    ))
+}
+
+/// CRDs of the Gateway API before 1.3 drop the share of a mirror, and then all requests would be
+/// copied. So one with a share is attached to its parents only once the share was kept; none where it
+/// was not.
+pub(super) fn attached(now: Option<&Value>, mut wanted: Value) -> Option<Value> {
+    let has_share = |spec: &Value| spec.to_string().contains("\"percent\":");
+    if !has_share(&wanted) || now.is_some_and(has_share) {
+        return Some(wanted);
+    }
+    let parents = wanted.as_object_mut()?.remove("parentRefs");
+    let tried = parents.is_some() && now.is_some_and(|n| n.get("parentRefs").is_none());
+    (!tried).then_some(wanted)
+}
+
+fn without_percent(part: &Part) -> Carry {
+    Carry::Broken(format!(
+        "{}: the HTTPRoutes of this cluster keep no share of a mirror (Gateway API 1.3 does); leave \
+         out setMirrorRoute.percentage to have all of its requests copied",
+        part.id()
     ))
 }
 

@@ -1,7 +1,7 @@
 //! Routes of our own: what they say, that they are there only while both versions serve, and that
 //! nothing is left of them.
 
-use super::managed::{parts, spec};
+use super::managed::{attached, parts, spec};
 use super::refs::Style;
 use super::routes::{Carrier, Part, ROUTE};
 use super::world::World;
@@ -39,7 +39,7 @@ fn names() -> Names {
     }
 }
 
-fn made(rules: Value, of: Value) -> Option<Value> {
+fn made(rules: &Value, of: Value) -> Option<Value> {
     let how = Carrier::Lists(Style::Gateway, vec![]);
     let user = Part { resource: ROUTE, name: "web".to_owned(), how };
     let route =
@@ -62,7 +62,7 @@ fn a_header_route_has_the_rules_of_the_workload_with_more_to_each_match() {
         {"backendRefs": web, "timeouts": timeouts},
         {"matches": [{"path": prefix("/static")}], "backendRefs": [{"name": "assets"}]},
     ]);
-    let made = made(rules, header()).expect("a route");
+    let made = made(&rules, header()).expect("a route");
     let beta = json!({"type": "RegularExpression", "name": "X-Beta", "value": r"^a\.b.*$"});
     assert_eq!(
         (&made["parentRefs"][0]["name"], &made["hostnames"]),
@@ -84,7 +84,7 @@ fn a_header_route_has_the_rules_of_the_workload_with_more_to_each_match() {
 fn a_mirror_answers_from_the_stable_pods_and_copies_its_share() {
     let rules = json!([{"matches": [{"path": prefix("/")}],
         "filters": [{"type": "X"}], "backendRefs": [{"name": "web", "port": 80}]}]);
-    let rule = made(rules, mirror()).expect("a route")["rules"][0].clone();
+    let rule = made(&rules, mirror()).expect("a route")["rules"][0].clone();
     assert_eq!(rule["backendRefs"], json!([{"name": "web-stable", "port": 80, "weight": 100}]));
     let backend = json!({"group": "", "kind": "Service", "name": "web-canary", "port": 80});
     let copy =
@@ -97,28 +97,44 @@ fn a_mirror_answers_from_the_stable_pods_and_copies_its_share() {
 }
 
 #[test]
+fn a_share_has_to_be_kept_before_requests_are_copied() {
+    let rules = json!([{"backendRefs": [{"name": "web", "port": 80}]}]);
+    let whole = made(&rules, mirror()).expect("a route");
+    let first = attached(None, whole.clone()).expect("a try");
+    assert!(first.get("parentRefs").is_none() && first["rules"] == whole["rules"]);
+    assert_eq!(attached(Some(&first), whole.clone()), Some(whole.clone()));
+    let mut dropped = first.clone();
+    let backend = dropped["rules"][0]["filters"][0]["requestMirror"]["backendRef"].take();
+    dropped["rules"][0]["filters"][0]["requestMirror"] = json!({ "backendRef": backend });
+    assert_eq!(attached(Some(&dropped), whole.clone()), None);
+    // One that had no share is taken off its parents first, too.
+    dropped["parentRefs"] = whole["parentRefs"].clone();
+    assert_eq!(attached(Some(&dropped), whole), Some(first));
+}
+
+#[test]
 fn what_adds_nothing_or_contradicts_has_no_route() {
     let to = |matches: Value| json!([{"matches": [matches], "backendRefs": [{"name": "web"}]}]);
     let get = |path: Value| json!({"setMirrorRoute": {"name": "copy", "match": [{"method": {"exact": "GET"}, "path": path}]}});
     let (api, all) = (json!({"path": prefix("/api")}), json!({"path": prefix("/")}));
-    assert!(made(to(api.clone()), get(json!({"prefix": "/api/"}))).is_some());
-    assert!(made(to(api.clone()), get(json!({"prefix": "/"}))).is_some());
-    assert!(made(to(api.clone()), get(json!({"prefix": "/ap"}))).is_none(), "whole elements");
-    assert!(made(to(all), get(json!({"prefix": "/api"}))).is_none(), "no path is made longer");
+    assert!(made(&to(api.clone()), get(json!({"prefix": "/api/"}))).is_some());
+    assert!(made(&to(api.clone()), get(json!({"prefix": "/"}))).is_some());
+    assert!(made(&to(api.clone()), get(json!({"prefix": "/ap"}))).is_none(), "whole elements");
+    assert!(made(&to(all), get(json!({"prefix": "/api"}))).is_none(), "no path is made longer");
     let exact = json!({"path": {"type": "Exact", "value": "/a"}});
-    assert!(made(to(exact), get(json!({"exact": "/a"}))).is_some());
+    assert!(made(&to(exact), get(json!({"exact": "/a"}))).is_some());
     for method in ["GET", "POST"] {
         let of = json!({"path": prefix("/api"), "method": method});
-        assert!(made(to(of), get(json!({"prefix": "/"}))).is_none(), "{method}");
+        assert!(made(&to(of), get(json!({"prefix": "/"}))).is_none(), "{method}");
     }
     for value in ["^a\\.b.*$", "z"] {
         let header = json!({"type": "RegularExpression", "name": "x-beta", "value": value});
         assert!(
-            made(to(json!({"path": prefix("/"), "headers": [header]})), self::header()).is_none()
+            made(&to(json!({"path": prefix("/"), "headers": [header]})), self::header()).is_none()
         );
     }
-    assert!(made(json!([{"backendRefs": [{"name": "api"}]}]), header()).is_none());
-    assert!(made(json!([{"backendRefs": [{"name": "web", "weight": 0}]}]), header()).is_none());
+    assert!(made(&json!([{"backendRefs": [{"name": "api"}]}]), header()).is_none());
+    assert!(made(&json!([{"backendRefs": [{"name": "web", "weight": 0}]}]), header()).is_none());
 }
 
 #[test]
@@ -168,7 +184,7 @@ fn a_step_is_over_when_routers_had_time_to_follow() {
 
 #[test]
 fn an_abort_at_any_round_takes_them_away_before_the_pods() {
-    for rounds in 0..140 {
+    for rounds in (0..140).step_by(2) {
         let mut world = World::new(4, &steps());
         (0..rounds).for_each(|_| world.round());
         world.plan.abort = true;
@@ -180,7 +196,7 @@ fn an_abort_at_any_round_takes_them_away_before_the_pods() {
 
 #[test]
 fn a_delete_and_a_death_at_any_round_leave_nothing() {
-    for rounds in (0..140).step_by(3) {
+    for rounds in (0..140).step_by(5) {
         let mut world = World::new(3, &steps());
         world.deaths = vec![rounds % 3; 4];
         (0..rounds).for_each(|_| world.round());

@@ -46,6 +46,7 @@ use crate::api::strategy::Canary;
 use crate::api::traffic::{Istio, Nginx, Smi, TrafficPhase, TrafficRouting, TrafficStatus};
 use jiff::SignedDuration;
 pub use keep::keep;
+pub use managed::own_routes;
 pub(crate) use round::Carry;
 use round::Want;
 
@@ -212,8 +213,7 @@ impl Router {
                          only, so make it in {other} or leave the field out"
                     ));
                 }
-                let many = g.http_routes.iter().flatten().map(|r| r.name.clone());
-                let names: Vec<String> = g.http_route.iter().cloned().chain(many).collect();
+                let names = g.names();
                 if names.is_empty() {
                     return Err("gatewayAPI needs `httpRoute` or `httpRoutes`".to_owned());
                 }
