@@ -271,13 +271,15 @@ fn routes_of_our_own_need_the_rights_to_them_by_name() {
         let all = question.access.iter().filter_map(one);
         all.filter(|n| n.contains("httproutes")).collect::<Vec<_>>()
     };
-    let patched = |name| format!("`patch` on httproutes/{name} in namespace shop");
-    let deleted = |name| format!("`delete` on httproutes/{name} in namespace shop");
+    let patched =
+        |name| format!("`patch` on httproutes.gateway.networking.k8s.io/{name} in namespace shop");
+    let deleted =
+        |name| format!("`delete` on httproutes.gateway.networking.k8s.io/{name} in namespace shop");
     assert_eq!(asks(json!([{"setWeight": 10}])), ["a", "b"].map(patched));
     let value = json!({"exact": "1"});
     let header = json!([{"headerName": "X", "headerValue": value}]);
     let mut wanted = vec![patched("a"), patched("b")];
-    wanted.push("`create` on httproutes in namespace shop".to_owned());
+    wanted.push("`create` on httproutes.gateway.networking.k8s.io in namespace shop".to_owned());
     wanted.extend(["web-beta", "web-beta.2"].map(|n| [patched(n), deleted(n)]).concat());
     let steps = json!([{"setWeight": 10}, {"setHeaderRoute": {"name": "beta", "match": header}},
         {"setHeaderRoute": {"name": "beta"}}]);
