@@ -149,7 +149,7 @@ async fn steps_and_strategies_of_an_upgrade() {
             json!({}),
             &[
                 "spec.stages[0].workloads.strategy.canary.steps[0]",
-                "exactly one of `setWeight`, `setReplicas`, `pause` and `analysis`",
+                "exactly one of `setWeight`, `setReplicas`, `pause`, `analysis`, `setHeaderRoute`",
             ],
         ),
         bad(
@@ -157,7 +157,7 @@ async fn steps_and_strategies_of_an_upgrade() {
             json!({}),
             &[
                 "spec.stages[0].workloads.strategy.canary.steps[0]",
-                "exactly one of `setWeight`, `setReplicas`, `pause` and `analysis`",
+                "exactly one of `setWeight`, `setReplicas`, `pause`, `analysis`, `setHeaderRoute`",
             ],
         ),
         bad(
@@ -178,6 +178,19 @@ async fn steps_and_strategies_of_an_upgrade() {
             json!({"steps": [{"setReplicas": 3}],
                 "trafficRouting": {"gatewayAPI": {"httpRoute": "web"}}}),
             &["setReplicas does not go with trafficRouting", "use setWeight"],
+        ),
+        bad(
+            "/spec/stages/0/workloads/strategy/canary",
+            json!({"steps": [{"setWeight": 10}, {"setMirrorRoute": {"name": "copy"}}],
+                "trafficRouting": {"nginx": {"stableIngress": "web"}}}),
+            &["setMirrorRoute need trafficRouting.gatewayAPI", "canary-by-header"],
+        ),
+        bad(
+            "/spec/stages/0/workloads/strategy/canary",
+            json!({"steps": [{"setWeight": 10}, {"setHeaderRoute": {"name": "beta", "match": [
+                    {"headerName": "X", "headerValue": {"exact": "1", "prefix": "1"}}]}}],
+                "trafficRouting": {"gatewayAPI": {"httpRoute": "web"}}}),
+            &["steps[1].setHeaderRoute.match[0].headerValue", "at most 1"],
         ),
         bad(
             "/spec/stages/0/workloads/strategy/canary/steps/1/pause/duration",

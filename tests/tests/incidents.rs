@@ -43,6 +43,8 @@ enum Strategy {
     Routed,
     /// New pods beside the old ones, and an HTTPRoute that is switched.
     Switched,
+    /// A canary that is a Deployment of its own, with weights that go down before the last.
+    Separate,
     /// A StatefulSet, by partition.
     StatefulSet,
     /// A DaemonSet, node by node.
@@ -89,7 +91,7 @@ impl Incident {
 }
 
 impl Strategy {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Rolling,
         Self::Canary,
         Self::NoSurge,
@@ -97,6 +99,7 @@ impl Strategy {
         Self::BlueGreen,
         Self::Routed,
         Self::Switched,
+        Self::Separate,
         Self::StatefulSet,
         Self::DaemonSet,
     ];
@@ -124,11 +127,9 @@ impl Strategy {
     fn steps(self) -> &'static [Option<i32>] {
         match self {
             Self::Rolling => &[None],
-            Self::Canary | Self::NoSurge | Self::Routed | Self::StatefulSet | Self::DaemonSet => {
-                &[None, Some(1), Some(3)]
-            }
             Self::Recreate => &[Some(1)],
             Self::BlueGreen | Self::Switched => &[None, Some(0)],
+            _ => &[None, Some(1), Some(3)],
         }
     }
 
@@ -141,6 +142,11 @@ impl Strategy {
                 "autoPromotionEnabled": false, "scaleDownDelaySeconds": 0,
                 "trafficRouting": {"gatewayAPI": {"httpRoute": "web"}, "graceSeconds": 1}}}),
             Self::Routed => routed::routed(&["25", "", "50", "", "100"], &routed::by_route()),
+            Self::Separate => {
+                let mut strategy = canary(&["50", "", "25", "", "100"]);
+                strategy["canary"]["separate"] = json!({});
+                strategy
+            }
             _ => canary(&["25", "", "50", "", "100"]),
         }
     }
@@ -148,25 +154,23 @@ impl Strategy {
     /// What the workload's owner wrote.
     fn knobs(self) -> Value {
         match self {
-            Self::Rolling | Self::Canary | Self::BlueGreen | Self::Routed | Self::Switched => {
-                json!({"progressDeadlineSeconds": 20})
-            }
             Self::StatefulSet => json!({"podManagementPolicy": "Parallel"}),
             Self::DaemonSet => json!({}),
             Self::NoSurge => json!({"progressDeadlineSeconds": 20,
                 "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}),
             Self::Recreate => json!({"progressDeadlineSeconds": 20,
                 "strategy": {"type": "Recreate", "rollingUpdate": null}}),
+            _ => json!({"progressDeadlineSeconds": 20}),
         }
     }
 
     /// Ready pods that are promised of so many at every instant.
     fn promised(self, n: i32) -> i32 {
         match self {
-            // 25 % of 4 unavailable is what its owner allows.
-            Self::Rolling | Self::NoSurge | Self::StatefulSet | Self::DaemonSet => n - 1,
             Self::Canary | Self::BlueGreen | Self::Routed | Self::Switched => n,
             Self::Recreate => 0,
+            // 25 % of 4 unavailable is what its owner allows.
+            _ => n - 1,
         }
     }
 }
@@ -427,7 +431,8 @@ impl Run {
 
 /// What clients go through, as its owner has it; and nothing of ours is beside it.
 async fn faces(shop: &Shop, strategy: Strategy) -> Result<Vec<Value>> {
-    let mut faces = vec![];
+    let all = shop.deployments().list(&ListParams::default()).await?;
+    let mut faces = vec![json!(all.iter().map(ResourceExt::name_any).collect::<Vec<_>>())];
     if strategy == Strategy::BlueGreen || strategy.is_routed() {
         routed::only_services(shop, &["web"]).await?;
         let service = routed::services(shop).get("web").await?;

@@ -8,6 +8,7 @@ use upgrade_core::api::upgrade::{BlueGreen, CanaryStep, Strategy};
 use upgrade_core::api::{
     AnalysisPhase, AnalysisRef, AnalysisRunStatus, BlueGreenPhase, Phase, Upgrade,
 };
+use upgrade_core::engine::managed;
 use upgrade_core::engine::plan::Step;
 
 /// Seconds as kubectl prints an age: `45s`, `12m`, `3h5m`, `2d4h`.
@@ -129,6 +130,9 @@ pub fn clients(target: &TargetStatus) -> Option<String> {
 pub fn step_text(step: &CanaryStep) -> String {
     if let Some(analysis) = &step.analysis {
         return format!("analysis {}", templates(analysis));
+    }
+    if let Some(route) = managed::read(step) {
+        return route.map_or_else(|_| "?".to_owned(), |route| route.to_string());
     }
     if let Some(pods) = step.set_replicas {
         return Step::Replicas(pods).to_string();
@@ -256,6 +260,15 @@ mod tests {
             {"setWeight": 50}]}}))
         .expect("a strategy");
         assert_eq!(strategy_text(&strategy), "canary 1 pod, pause, 3 pods, pause 5m, 50");
+        let header = serde_json::json!([{"headerName": "X", "headerValue": {"exact": "1"}}]);
+        let copied = serde_json::json!([{"method": {"exact": "GET"}}]);
+        let strategy: Strategy = serde_json::from_value(serde_json::json!({"canary": {"steps": [
+            {"setWeight": 1}, {"setHeaderRoute": {"name": "beta", "match": header}},
+            {"setHeaderRoute": {"name": "beta"}},
+            {"setMirrorRoute": {"name": "copy", "percentage": 10, "match": copied}}]}}))
+        .expect("a strategy");
+        let text = "canary 1, header route beta, no route beta, mirror route copy 10 %";
+        assert_eq!(strategy_text(&strategy), text);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod check;
 pub mod held;
 pub mod job;
 pub mod ledger;
+pub mod managed_route;
 pub mod matrix;
 pub mod notification;
 pub mod orders;

@@ -1,6 +1,7 @@
 //! Strategies: how a workload moves from its old images to the new.
 
 use super::blue_green::BlueGreen;
+use super::managed_route::{SetHeaderRoute, SetMirrorRoute};
 use super::separate::Separate;
 use super::traffic::TrafficRouting;
 use kube::KubeSchema;
@@ -86,6 +87,8 @@ pub struct Rolling {}
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.trafficRouting) || !self.steps.exists(s, has(s.setReplicas))")
     .message("steps: setReplicas does not go with trafficRouting: a router carries percentages; use setWeight"))]
+#[x_kube(validation = Rule::new("(has(self.trafficRouting) && has(self.trafficRouting.gatewayAPI)) || !self.steps.exists(s, has(s.setHeaderRoute) || has(s.setMirrorRoute))")
+    .message("steps: setHeaderRoute and setMirrorRoute need trafficRouting.gatewayAPI; with nginx use trafficRouting.nginx.additionalIngressAnnotations: {canary-by-header: NAME}"))]
 #[x_kube(validation = Rule::new("has(self.separate) || self.steps.filter(s, has(s.setWeight)).map(s, s.setWeight).isSorted()")
     .message("steps: setWeight must not go down; a canary in place can only grow (abort takes it back), one with `separate` may shrink"))]
 #[x_kube(validation = Rule::new("has(self.separate) || self.steps.filter(s, has(s.setReplicas)).map(s, s.setReplicas).isSorted()")
@@ -140,8 +143,8 @@ pub struct RollbackWindow {
 /// One step of a canary; exactly one of its fields is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.setWeight), has(self.setReplicas), has(self.pause), has(self.analysis)].filter(x, x).size() == 1")
-    .message("a step needs exactly one of `setWeight`, `setReplicas`, `pause` and `analysis`"))]
+#[x_kube(validation = Rule::new("[has(self.setWeight), has(self.setReplicas), has(self.pause), has(self.analysis), has(self.setHeaderRoute), has(self.setMirrorRoute)].filter(x, x).size() == 1")
+    .message("a step needs exactly one of `setWeight`, `setReplicas`, `pause`, `analysis`, `setHeaderRoute` and `setMirrorRoute`"))]
 #[x_kube(validation = Rule::new("!has(self.analysis) || !has(self.analysis.startingStep)")
     .message("startingStep belongs to `canary.analysis`; the analysis of a step begins with its step"))]
 pub struct CanaryStep {
@@ -166,6 +169,13 @@ pub struct CanaryStep {
     /// Rests here until these metrics have said yes; where they say no, the upgrade has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<super::analysis::AnalysisRef>,
+    /// Sends requests with certain headers to the canary, from this step until the stage is at 100 or
+    /// a step takes it away. With `trafficRouting.gatewayAPI` only, after the first `setWeight`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_header_route: Option<SetHeaderRoute>,
+    /// Sends a copy of certain requests to the canary, as long as `setHeaderRoute` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_mirror_route: Option<SetMirrorRoute>,
 }
 
 /// A rest between steps.

@@ -3,6 +3,7 @@
 //! Field names are those of Argo Rollouts (`spec.strategy.canary.trafficRouting`), so that what its
 //! users wrote can be taken over; the Gateway API is a field here and a plugin there.
 
+use super::managed_route::ManagedRoute;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -33,6 +34,11 @@ pub struct TrafficRouting {
     #[x_kube(validation = Rule::new("self >= 0 && self <= 600")
         .message("graceSeconds is a number of seconds from 0 to 600"))]
     pub grace_seconds: Option<i32>,
+    /// Names of the routes that the steps `setHeaderRoute` and `setMirrorRoute` make. The list can be
+    /// left out; where there is one, it must have every name that a step uses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub managed_routes: Vec<ManagedRoute>,
 }
 
 impl TrafficRouting {
@@ -65,6 +71,14 @@ pub struct GatewayApi {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub namespace: Option<String>,
+}
+
+impl GatewayApi {
+    /// Names of the HTTPRoutes.
+    pub fn names(&self) -> Vec<String> {
+        let many = self.http_routes.iter().flatten().map(|r| r.name.clone());
+        self.http_route.iter().cloned().chain(many).collect()
+    }
 }
 
 /// Name of a route.

@@ -19,6 +19,7 @@
 //! | [`driver`] | what every driver of a workload can say and do |
 //! | [`deployment`], [`stateful_set`], [`daemon_set`] | from where one is to where it should be |
 //! | `revised` | what the last two share: controller revisions |
+//! | [`managed`] | steps that make routes of their own |
 //! | [`steps`] | the steps of a canary, and how many pods each asks for |
 //! | `exact` | weights that whole pods cannot express, where a policy lets none be rounded |
 //! | [`law`] | the arithmetic of surge and unavailable |
@@ -44,6 +45,7 @@ pub mod governance;
 pub mod health;
 mod hold;
 pub mod law;
+pub mod managed;
 mod notifications;
 pub mod objects;
 pub mod observed;

@@ -1,12 +1,14 @@
 //! The steps of a canary, and how many pods each asks for.
 
 use super::law;
+use super::managed::{self, RouteStep};
 use super::plan::{PlanError, duration};
 use crate::api::analysis::AnalysisRef;
 use crate::api::upgrade::{CanaryStep, Pause};
 use jiff::SignedDuration;
 
-const ONE_OF: &str = "needs exactly one of `setWeight`, `setReplicas`, `pause` and `analysis`";
+const ONE_OF: &str = "needs exactly one of `setWeight`, `setReplicas`, `pause`, `analysis`, \
+    `setHeaderRoute` and `setMirrorRoute`";
 
 /// One step of a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub enum Step {
     Pause(Rest),
     /// A rest until metrics have said yes.
     Analysis(Box<AnalysisRef>),
+    /// A route of our own comes, changes or goes. It moves no pods and waits for nobody.
+    Route(Box<RouteStep>),
 }
 
 impl Step {
@@ -27,17 +31,22 @@ impl Step {
         !self.moves()
     }
 
+    /// Time, people or metrics end it.
+    pub fn is_rest(&self) -> bool {
+        matches!(self, Self::Pause(_) | Self::Analysis(_))
+    }
+
     /// It asks for pods.
     pub fn moves(&self) -> bool {
         matches!(self, Self::Weight(_) | Self::Replicas(_))
     }
 
-    /// The pods that it asks for; none where it is a rest.
+    /// The pods that it asks for; none where it asks for none.
     pub fn share(&self) -> Share {
         match self {
             Self::Weight(weight) => Share { weight: *weight, pods: 0 },
             Self::Replicas(pods) => Share { weight: 0, pods: *pods },
-            Self::Pause(_) | Self::Analysis(_) => Share::default(),
+            Self::Pause(_) | Self::Analysis(_) | Self::Route(_) => Share::default(),
         }
     }
 }
@@ -50,6 +59,7 @@ impl std::fmt::Display for Step {
             Self::Replicas(pods) => write!(f, "{pods} pods"),
             Self::Pause(_) => f.write_str("a pause"),
             Self::Analysis(_) => f.write_str("an analysis"),
+            Self::Route(route) => route.fmt(f),
         }
     }
 }
@@ -148,6 +158,15 @@ pub(crate) fn read(stage: usize, list: &[CanaryStep], down: bool) -> Result<Vec<
     let (mut weight, mut pods) = (0, 0);
     for (i, step) in list.iter().enumerate() {
         let wrong = |why: String| PlanError::Step(stage, i, why);
+        if let Some(route) = managed::read(step) {
+            let alone = [step.set_weight.is_some(), step.set_replicas.is_some()];
+            if alone.contains(&true) || step.pause.is_some() || step.analysis.is_some() {
+                return Err(wrong(ONE_OF.to_owned()));
+            }
+            steps.push(Step::Route(Box::new(route.map_err(wrong)?)));
+            managed::in_place(&steps, weight).map_err(wrong)?;
+            continue;
+        }
         steps.push(match (step.set_weight, step.set_replicas, &step.pause, &step.analysis) {
             (Some(w), None, None, None) => {
                 let floor = if down && weight < 100 { 0 } else { weight };

@@ -4,6 +4,7 @@
 use super::question::{Access, AccessNeed};
 use crate::api::Upgrade;
 use crate::api::traffic::{Istio, Nginx, Smi, TrafficRouting};
+use crate::engine::traffic::own_routes;
 
 /// Rights that the traffic routing of an Upgrade needs.
 pub(super) fn needs(upgrade: &Upgrade, namespace: &str) -> Vec<AccessNeed> {
@@ -17,6 +18,7 @@ pub(super) fn needs(upgrade: &Upgrade, namespace: &str) -> Vec<AccessNeed> {
             if routing.is_some() || named {
                 of_routing(routing, namespace, first, &mut all);
             }
+            of_own_routes(&own_routes(canary, first), namespace, &mut all);
         }
         let switched = stage.strategy.blue_green.as_ref();
         if let Some(routing) = switched.and_then(|b| b.traffic_routing.as_ref()) {
@@ -30,6 +32,20 @@ pub(super) fn needs(upgrade: &Upgrade, namespace: &str) -> Vec<AccessNeed> {
         }
     }
     seen.into_iter().map(AccessNeed::One).collect()
+}
+
+/// HTTPRoutes that steps make beside the user's.
+fn of_own_routes(names: &[String], namespace: &str, all: &mut Vec<Access>) {
+    let mut add = |verb, name: Option<&String>| {
+        let (group, resource) = ("gateway.networking.k8s.io", "httproutes");
+        let (namespace, name) = (namespace.to_owned(), name.cloned());
+        all.push(Access { verb, group, resource, namespace, name });
+    };
+    for name in names {
+        add("create", None);
+        add("patch", Some(name));
+        add("delete", Some(name));
+    }
 }
 
 fn of_routing(

@@ -137,6 +137,59 @@ async fn d4_gateway_an_abort_while_the_old_pods_go_makes_them_again_first() {
 }
 
 #[tokio::test]
+async fn d4_gateway_header_and_mirror_routes_stand_beside_the_users_and_nothing_is_left() {
+    let (_, shop) = shop().await;
+    serve(&shop, "web", 3).await.unwrap();
+    let mut route = web_route();
+    route["spec"]["parentRefs"] = json!([{"name": "gate"}]);
+    apply(&shop, &http_route(), &route).await.unwrap();
+    let before = face(&shop, &http_route(), "web").await.unwrap();
+    let order = Order::watch(&shop, &http_route(), "web-beta", "web-canary");
+    let mut strategy = routed(&["20"], &by_route());
+    strategy["canary"]["trafficRouting"]["managedRoutes"] =
+        json!([{"name": "beta"}, {"name": "copy"}]);
+    strategy["canary"]["steps"] = json!([
+        {"setWeight": 20},
+        {"setHeaderRoute": {"name": "beta",
+            "match": [{"headerName": "X-Beta", "headerValue": {"prefix": "a.b"}}]}},
+        {"setMirrorRoute": {"name": "copy", "percentage": 10,
+            "match": [{"headers": {"X-Copy": {"exact": "1"}}}]}},
+        {"pause": {}},
+        {"setHeaderRoute": {"name": "beta"}},
+        {"pause": {}},
+    ]);
+    shop.upgrade("up", &["web"], "web:v2", &strategy).await.unwrap();
+    shop.rests_at("up", 3).await.unwrap();
+    carries(&shop, &http_route(), "web", in_route, Some(20)).await.unwrap();
+    let path = json!({"type": "PathPrefix", "value": "/"});
+    let found = async |name: &str| objects(&shop, &http_route()).get_opt(name).await.unwrap();
+    let beta = found("web-beta").await.expect("the header's").data["spec"].take();
+    let header = json!({"type": "RegularExpression", "name": "X-Beta", "value": r"^a\.b.*$"});
+    assert_eq!(beta["hostnames"], json!(["shop.example.com"]));
+    assert_eq!(beta["parentRefs"][0]["name"], "gate");
+    let to = |name: &str| json!({"group": "", "kind": "Service", "name": name, "port": 80, "weight": 100});
+    let rules = json!([{"matches": [{"path": path, "headers": [header]}],
+        "backendRefs": [to("web-canary")]}]);
+    assert_eq!(beta["rules"], rules, "only the rule that sends to the workload");
+    let copy = found("web-copy").await.expect("the mirror's").data["spec"].take();
+    assert_eq!(copy["parentRefs"][0]["name"], "gate");
+    assert_eq!(copy["rules"][0]["backendRefs"], json!([to("web-stable")]));
+    let backend = json!({"group": "", "kind": "Service", "name": "web-canary", "port": 80});
+    let filter = json!({"type": "RequestMirror",
+        "requestMirror": {"backendRef": backend, "percent": 10}});
+    assert_eq!(copy["rules"][0]["filters"], json!([filter]));
+    shop.promote("up").await.unwrap();
+    shop.rests_at("up", 5).await.unwrap();
+    assert!(found("web-beta").await.is_none() && found("web-copy").await.is_some());
+    shop.promote("up").await.unwrap();
+    shop.phase("up", Phase::Completed).await.unwrap();
+    assert_eq!(order.check(|_| Some(1)), [1, 0]);
+    assert!(found("web-copy").await.is_none());
+    assert_eq!(face(&shop, &http_route(), "web").await.unwrap(), before);
+    only_services(&shop, &["web"]).await.unwrap();
+}
+
+#[tokio::test]
 async fn d4_gateway_a_manifest_applied_again_is_carried_again_and_is_what_is_put_back() {
     let (_, shop) = shop().await;
     serve(&shop, "web", 3).await.unwrap();

@@ -59,7 +59,7 @@ impl<'a> Walk<'a> {
         match self.analyse(&run, asked) {
             AnalysisMove::Wait | AnalysisMove::Passed => {
                 // At a pause or an analysis the rest is that of the step.
-                if stage.steps.get(at).is_some_and(Step::moves) {
+                if stage.steps.get(at).is_some_and(|s| !s.is_rest()) {
                     self.end_rest();
                 }
                 None

@@ -83,7 +83,7 @@ impl Walk<'_> {
                 let wanted = per_step && self.observed.governance.approvals.required > 0;
                 !wanted || self.begun(index, at) || self.step_is_approved(index, at)
             }
-            Some(Step::Pause(_) | Step::Analysis(_)) | None => true,
+            Some(Step::Pause(_) | Step::Analysis(_) | Step::Route(_)) | None => true,
         }
     }
 }

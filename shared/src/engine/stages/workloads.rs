@@ -56,6 +56,8 @@ impl<'a> Walk<'a> {
                     },
                     other => other,
                 },
+                // The routes follow the step that it is at.
+                Some(Step::Route(_)) => self.at_rest(index, stage, at),
                 Some(Step::Pause(rest)) => match self.at_rest(index, stage, at) {
                     Round::Reached if self.released(index, at, *rest) => Round::Reached,
                     Round::Reached => Round::Waiting,
@@ -135,8 +137,9 @@ impl<'a> Walk<'a> {
         if let Some(status) = self.status.stages.get_mut(index) {
             status.step_start_time = Some(MicroTime(self.now));
         }
-        if let Some(step) = stage.steps.get(at).filter(|s| s.moves()) {
-            self.event(false, "WeightReached", format!("stage {}: {step}", stage.stage));
+        if let Some(step) = stage.steps.get(at).filter(|s| !s.is_rest()) {
+            let reason = if step.moves() { "WeightReached" } else { "RouteReached" };
+            self.event(false, reason, format!("stage {}: {step}", stage.stage));
         }
         self.status.current_step_index += 1;
     }

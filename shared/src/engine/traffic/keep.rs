@@ -18,7 +18,7 @@ pub fn keep(upgrade: &Upgrade, kind: &str, old: &Value, new: &Value) -> Vec<(Str
         let Some(traffic) = stage.workloads().and_then(|w| w.traffic.as_ref()) else { continue };
         let Some(note) = now.traffic.as_ref().filter(|t| is_carried(t)) else { continue };
         let target = stage.targets().first().map_or("", |t| t.name.as_str());
-        let mut parts = traffic.router.parts(target);
+        let mut parts = traffic.parts(target);
         parts.extend(traffic.router.rule().map(|r| rule(&r.name)));
         let found = parts.into_iter().find(|p| p.resource.kind == kind && p.name == name);
         if let Some(part) = found {
@@ -46,6 +46,7 @@ impl Part {
         let wanted: Vec<(String, Value)> = match (&self.how, traffic.router.rule()) {
             // Ours as a whole.
             (Carrier::Beside(_), _) => whole_value(old, &["/metadata/annotations", "/spec"]),
+            (Carrier::Managed { .. }, _) => whole_value(old, &["/spec"]),
             (Carrier::Split, _) if !noted => whole_value(old, &["/spec"]),
             (Carrier::Subsets, Some(rule)) => {
                 let Some(stable) = note.stable_hash.as_deref() else { return vec![] };

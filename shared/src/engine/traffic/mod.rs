@@ -14,12 +14,16 @@
 //! | `support`, `back` | what has to be there before a route names it; the end |
 //! | `services` | Services of our own, and ready endpoints |
 //! | `keep` | what admission keeps of a route that somebody else writes |
+//! | `managed` | routes of our own beside the user's |
 //! | `gateway`, `nginx`, `istio`, `smi` | what differs between the routers |
 
 mod back;
 mod gateway;
 mod istio;
 mod keep;
+mod managed;
+#[cfg(test)]
+mod managed_tests;
 mod nginx;
 mod refs;
 mod round;
@@ -42,6 +46,7 @@ use crate::api::strategy::Canary;
 use crate::api::traffic::{Istio, Nginx, Smi, TrafficPhase, TrafficRouting, TrafficStatus};
 use jiff::SignedDuration;
 pub use keep::keep;
+pub use managed::own_routes;
 pub(crate) use round::Carry;
 use round::Want;
 
@@ -63,6 +68,8 @@ pub struct Traffic {
     canary: Option<String>,
     grace: SignedDuration,
     namespace: String,
+    /// Names of the routes of our own that steps make.
+    managed: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -110,6 +117,7 @@ impl Names {
 impl Traffic {
     /// What a canary asks for; none where it names no router and no Services.
     pub fn read(canary: &Canary, namespace: &str, targets: usize) -> Result<Option<Self>, String> {
+        let managed = super::managed::names(canary)?;
         let (stable, new) = (canary.stable_service.clone(), canary.canary_service.clone());
         if canary.traffic_routing.is_none() && stable.is_none() && new.is_none() {
             return Ok(None);
@@ -135,7 +143,7 @@ impl Traffic {
             Some(routing) => (Router::read(routing, namespace)?, routing.grace_seconds),
         };
         let (grace, namespace) = (grace(seconds), namespace.to_owned());
-        Ok(Some(Self { router, root: None, stable, canary: new, grace, namespace }))
+        Ok(Some(Self { router, root: None, stable, canary: new, grace, namespace, managed }))
     }
 
     /// What a blue-green asks for: none where a Service's selector is switched.
@@ -164,7 +172,17 @@ impl Traffic {
             canary: None,
             grace: grace(routing.grace_seconds),
             namespace: namespace.to_owned(),
+            managed: vec![],
         }))
+    }
+
+    /// What is looked at and written, in the order in which it is: ours after the user's.
+    fn parts(&self, workload: &str) -> Vec<routes::Part> {
+        let mut parts = self.router.parts(workload);
+        if let Router::Gateway(routes) = &self.router {
+            parts.extend(managed::parts(workload, &self.managed, routes));
+        }
+        parts
     }
 
     /// A router carries the weights: all stable pods stay, and the canary's come beside them.
@@ -195,8 +213,7 @@ impl Router {
                          only, so make it in {other} or leave the field out"
                     ));
                 }
-                let many = g.http_routes.iter().flatten().map(|r| r.name.clone());
-                let names: Vec<String> = g.http_route.iter().cloned().chain(many).collect();
+                let names = g.names();
                 if names.is_empty() {
                     return Err("gatewayAPI needs `httpRoute` or `httpRoutes`".to_owned());
                 }

@@ -6,6 +6,7 @@ use crate::api::traffic::{RouteOriginal, TrafficStatus};
 use crate::engine::Walk;
 use crate::engine::deployment::Driver;
 use crate::engine::effect::{Effect, How, ObjectWrite, set};
+use crate::engine::managed::{self, RouteStep};
 use crate::engine::objects::{Look, Sight};
 use crate::engine::observed::Workload;
 use crate::engine::plan::{PlanTarget, WorkloadsPlan};
@@ -52,6 +53,8 @@ pub(super) struct Scene<'a> {
     /// Names of the ReplicaSets.
     pub(super) stable: Option<String>,
     pub(super) canary: Option<String>,
+    /// Routes of our own that are to be there.
+    pub(super) managed: Vec<&'a RouteStep>,
     pub(super) note: TrafficStatus,
 }
 
@@ -114,6 +117,7 @@ impl<'a> Walk<'a> {
             names: Names::default(),
             stable: None,
             canary: None,
+            managed: self.managed(stage, plan),
             note,
         };
         if let Some(workload) = workload {
@@ -136,6 +140,12 @@ impl<'a> Walk<'a> {
         Ok(scene)
     }
 
+    fn managed(&self, stage: usize, plan: &'a WorkloadsPlan) -> Vec<&'a RouteStep> {
+        let here = usize::try_from(self.status.current_stage_index).is_ok_and(|s| s == stage);
+        let at = usize::try_from(self.status.current_step_index).ok().filter(|_| here);
+        at.map(|at| managed::in_force(&plan.steps, at)).unwrap_or_default()
+    }
+
     /// What is seen of a look; it is waited for where it is not known yet.
     fn list(&mut self, look: &Look, what: &str) -> Step<&'a [Arc<DynamicObject>]> {
         match self.see(look) {
@@ -150,7 +160,7 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn objects(&mut self, scene: &Scene<'a>) -> Step<Vec<Seen<'a>>> {
-        let parts = scene.traffic.router.parts(&scene.target.name);
+        let parts = scene.traffic.parts(&scene.target.name);
         parts.into_iter().map(|part| self.object(&part).map(|o| (part, o))).collect()
     }
 
@@ -184,11 +194,19 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let allowed = self.allowed(scene, workload, weight)?;
-        let mut wrote = false;
-        for (part, object) in &objects {
+        let mut wrote = self.unroute(scene, &objects, allowed)?;
+        if wrote {
+            scene.note.since = None;
+        }
+        let own = |p: &Part| matches!(p.how, Carrier::Managed { .. });
+        for (part, object) in objects.iter().filter(|(p, _)| !own(p)) {
             let stable = objects.first().and_then(|(_, o)| *o);
             wrote |= self.weigh_part(scene, part, *object, stable, allowed)?;
         }
+        if wrote {
+            scene.note.since = None;
+        }
+        wrote |= self.route(scene, &objects, allowed)?;
         if wrote {
             scene.note.since = None;
             return wait(format!("traffic goes to {allowed} % canary"));
@@ -319,7 +337,7 @@ impl<'a> Walk<'a> {
     }
 
     /// An object of our own as it should be.
-    fn own_object(
+    pub(super) fn own_object(
         &self,
         scene: &Scene<'a>,
         part: &Part,
@@ -428,7 +446,9 @@ impl Scene<'_> {
 
 /// Another Upgrade may carry weights in the same object.
 fn check(objects: &[Seen<'_>], upgrade: &str) -> Step<()> {
-    for (part, object) in objects {
+    // One of ours with the name of another's is told of where it is to be made.
+    let own = |p: &Part| matches!(p.how, Carrier::Managed { .. });
+    for (part, object) in objects.iter().filter(|(p, _)| !own(p)) {
         if let Some(other) = object.and_then(carried_by).filter(|l| *l != upgrade) {
             return wait(format!("{} is used by Upgrade {other}", part.id()));
         }

@@ -9,7 +9,7 @@ use crate::engine::objects::{Look, Resource};
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
-const ROUTE: Resource = Resource {
+pub(super) const ROUTE: Resource = Resource {
     api_version: "gateway.networking.k8s.io/v1",
     kind: "HTTPRoute",
     plural: "httproutes",
@@ -43,6 +43,13 @@ pub(super) enum Carrier {
     Beside(Nginx),
     /// A TrafficSplit of the user's, or of our own where there is none.
     Split,
+    /// An HTTPRoute of our own, by the name that steps have for it, beside one of the user's.
+    Managed {
+        /// Name of the route in the steps.
+        name: String,
+        /// Name of the user's HTTPRoute.
+        of: String,
+    },
     /// Nothing by itself: subsets that other routes name.
     Subsets,
 }
@@ -116,7 +123,7 @@ impl Part {
             }
             Carrier::Lists(Style::Smi, _) | Carrier::Split => smi::lists(object),
             Carrier::Ingress => nginx::backends(object),
-            Carrier::Beside(_) | Carrier::Subsets => vec![],
+            Carrier::Beside(_) | Carrier::Managed { .. } | Carrier::Subsets => vec![],
         }
     }
 
@@ -215,7 +222,7 @@ impl Part {
     /// Why the router does not do yet what the object says.
     pub(super) fn refused(&self, object: &Value) -> Option<String> {
         match &self.how {
-            Carrier::Lists(Style::Gateway, _) => gateway::refused(object),
+            Carrier::Lists(Style::Gateway, _) | Carrier::Managed { .. } => gateway::refused(object),
             _ => None,
         }
     }

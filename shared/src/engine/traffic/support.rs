@@ -2,7 +2,7 @@
 //! of the user's Services they stand for.
 
 use super::round::{Carry, Scene, Seen, Step, wait, whole};
-use super::routes::{carried_by, rule, same_version};
+use super::routes::{Carrier, carried_by, rule, same_version};
 use super::{CANARY, HASH_LABEL, Router, STABLE, istio, made, services};
 use crate::engine::Walk;
 use crate::engine::effect::{How, ObjectWrite, set};
@@ -154,7 +154,8 @@ impl Scene<'_> {
         found.dedup();
         let preferred = [self.traffic.stable.as_deref(), Some(self.target.name.as_str())];
         let preferred = preferred.into_iter().flatten().find(|p| found.iter().any(|f| f == p));
-        let ids = objects.iter().map(|(p, _)| p.id()).collect::<Vec<_>>().join(", ");
+        let theirs = objects.iter().filter(|(p, _)| !matches!(p.how, Carrier::Managed { .. }));
+        let ids = theirs.map(|(p, _)| p.id()).collect::<Vec<_>>().join(", ");
         let root = match (found.as_slice(), preferred) {
             ([], _) if ids.is_empty() => {
                 return wait(format!("no Service selects the pods of {}", self.target));

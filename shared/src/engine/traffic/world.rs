@@ -28,6 +28,8 @@ pub(crate) struct World {
     pub(crate) objects: BTreeMap<(String, String), Value>,
     version: u64,
     pub(crate) weights: Vec<i64>,
+    /// How many HTTPRoutes of our own there were.
+    pub(crate) beside: Vec<usize>,
     /// There may be no pods at all.
     pub(crate) lax: bool,
     /// After how many effects each next round dies; then none does.
@@ -39,7 +41,7 @@ fn refs(name: &str) -> Value {
 }
 
 impl World {
-    fn new(n: i32, steps: &Value) -> Self {
+    pub(crate) fn new(n: i32, steps: &Value) -> Self {
         let routing = json!({"gatewayAPI": {"httpRoute": "web"}});
         Self::of(n, &json!({"canary": {"steps": steps, "trafficRouting": routing}}))
     }
@@ -67,6 +69,7 @@ impl World {
             objects: BTreeMap::new(),
             version: 1,
             weights: vec![],
+            beside: vec![],
         };
         world.put(
             "services",
@@ -81,7 +84,7 @@ impl World {
         world
     }
 
-    fn put(&mut self, plural: &str, mut object: Value) {
+    pub(crate) fn put(&mut self, plural: &str, mut object: Value) {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         object["metadata"]["uid"] = json!(format!("uid-{}", object["metadata"]["name"]));
@@ -191,6 +194,22 @@ impl World {
             if name == "web-canary" {
                 canary = entry["weight"].as_i64().expect("a weight");
             }
+        }
+        let (all, mut beside) = (self.objects.iter().filter(|((p, _), _)| p == "httproutes"), 0);
+        for ((_, route), object) in all.filter(|((_, n), _)| n.starts_with("web-")) {
+            let Some(rules) = object["spec"]["rules"].as_array() else { continue };
+            let sent = rules.iter().flat_map(|r| r["backendRefs"].as_array().into_iter().flatten());
+            let copied = rules.iter().flat_map(|r| r["filters"].as_array().into_iter().flatten());
+            let copied = copied.map(|f| &f["requestMirror"]["backendRef"]);
+            for entry in sent.chain(copied) {
+                let name = entry["name"].as_str().expect("a name");
+                let served = self.lax || name == "api" || !self.ready(name, &workload).is_empty();
+                assert!(served, "{route}: {name} has no endpoints");
+            }
+            beside += 1;
+        }
+        if self.beside.last() != Some(&beside) {
+            self.beside.push(beside);
         }
         if self.weights.last() != Some(&canary) {
             self.weights.push(canary);

@@ -250,3 +250,38 @@ fn blue_green_needs_the_rights_to_its_services_too() {
         ]
     );
 }
+
+#[test]
+fn routes_of_our_own_need_the_rights_to_them_by_name() {
+    let s = shop();
+    let asks = |steps: serde_json::Value| {
+        let canary = json!({"steps": steps,
+            "trafficRouting": {"gatewayAPI": {"httpRoutes": [{"name": "a"}, {"name": "b"}]}}});
+        let new = edited("Pending", |u| {
+            let stage = u.spec.stages[0].workloads.as_mut().expect("a stage");
+            stage.strategy =
+                serde_json::from_value(json!({ "canary": canary })).expect("a strategy");
+        });
+        let verdict = ask(&s, "alice", Operation::Create, None, Some(&new));
+        let Verdict::Confirm(question) = verdict else { panic!("{verdict:?}") };
+        let one = |need: &AccessNeed| match need {
+            AccessNeed::One(whole) => Some(whole.to_string()),
+            AccessNeed::WholeOrEach { .. } => None,
+        };
+        let all = question.access.iter().filter_map(one);
+        all.filter(|n| n.contains("httproutes")).collect::<Vec<_>>()
+    };
+    let patched =
+        |name| format!("`patch` on httproutes.gateway.networking.k8s.io/{name} in namespace shop");
+    let deleted =
+        |name| format!("`delete` on httproutes.gateway.networking.k8s.io/{name} in namespace shop");
+    assert_eq!(asks(json!([{"setWeight": 10}])), ["a", "b"].map(patched));
+    let value = json!({"exact": "1"});
+    let header = json!([{"headerName": "X", "headerValue": value}]);
+    let mut wanted = vec![patched("a"), patched("b")];
+    wanted.push("`create` on httproutes.gateway.networking.k8s.io in namespace shop".to_owned());
+    wanted.extend(["web-beta", "web-beta.2"].map(|n| [patched(n), deleted(n)]).concat());
+    let steps = json!([{"setWeight": 10}, {"setHeaderRoute": {"name": "beta", "match": header}},
+        {"setHeaderRoute": {"name": "beta"}}]);
+    assert_eq!(asks(steps), wanted);
+}
