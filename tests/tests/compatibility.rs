@@ -69,15 +69,13 @@ async fn upgrade(shop: &Shop, name: &str, stages: &[Vec<Value>], more: Value) ->
 /// that the controller then holds.
 async fn refused(shop: &Shop, name: &str, stages: &[Vec<Value>], says: &[&str]) -> Result<()> {
     let text = eventually("a refusal", PATIENCE, || async {
-        match upgrade(shop, name, stages, json!({})).await {
-            Err(error) => Ok(format!("{error:#}")),
-            Ok(_) => {
-                shop.says(name, "CompatibilityMatrix").await?;
-                shop.upgrades().delete(name, &DeleteParams::default()).await?;
-                gone(shop.upgrades(), name, PATIENCE).await?;
-                bail!("it was taken, and waits")
-            }
+        if let Err(error) = upgrade(shop, name, stages, json!({})).await {
+            return Ok(format!("{error:#}"));
         }
+        shop.says(name, "CompatibilityMatrix").await?;
+        shop.upgrades().delete(name, &DeleteParams::default()).await?;
+        gone(shop.upgrades(), name, PATIENCE).await?;
+        bail!("it was taken, and waits")
     })
     .await?;
     for part in [&["do not go together", "CompatibilityMatrix"], says].concat() {

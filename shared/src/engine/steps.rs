@@ -132,11 +132,11 @@ impl Share {
     /// As a weight: the smallest whole percentage that so many pods are no more than; 100 for all of
     /// them only.
     pub fn in_percent(self, replicas: i32) -> i32 {
-        if self.number(replicas).is_none() {
-            return self.weight;
-        }
         if self.is_all_of(replicas) {
             return 100;
+        }
+        if self.number(replicas).is_none() {
+            return self.weight;
         }
         let (pods, all) = (i64::from(self.pods), i64::from(replicas.max(1)));
         i32::try_from((pods * 100 + all - 1) / all).unwrap_or(99).clamp(1, 99)
@@ -234,6 +234,8 @@ mod tests {
             }
         }
         assert!(three.is_all_of(3) && !three.is_all_of(4) && !three.is_all_of(0));
+        // The only pod there is, by whichever of the two.
+        assert_eq!(Share { weight: 1, pods: 1 }.in_percent(1), 100);
         assert!(!three.is_full(), "its replicas may grow");
     }
 
