@@ -118,7 +118,7 @@ async fn steps_and_strategies_of_an_upgrade() {
             "/spec/stages/0/workloads/strategy/canary/steps/2/setWeight",
             json!(5),
             &[
-                "spec.stages[0].workloads.strategy.canary.steps",
+                "spec.stages[0].workloads.strategy.canary",
                 "setWeight must not go down",
                 "can only grow",
             ],
