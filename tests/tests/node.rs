@@ -69,8 +69,9 @@ impl Real {
         let pods: Api<Pod> = Api::namespaced(self.cluster.client().await?, SYSTEM_NAMESPACE);
         let ours = ListParams::default().labels("app.kubernetes.io/name=upgrade-webhook");
         eventually("the pods on their way out to be gone", DRAINED, || async {
-            let count = pods.list(&ours).await?.items.len();
-            anyhow::ensure!(count == 3, "{count} pods");
+            let all = pods.list(&ours).await?.items;
+            let going = all.iter().filter(|p| p.metadata.deletion_timestamp.is_some()).count();
+            anyhow::ensure!(all.len() == 3 && going == 0, "{} pods, {going} going", all.len());
             Ok(())
         })
         .await
