@@ -1,9 +1,9 @@
 //! The controller killed at every stage of a blue-green: whoever comes next goes on, and no client
 //! notices.
 
+mod deaths;
 mod services;
 
-use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use services::{Clients, assert_given_back, serve};
 use std::time::Duration;
@@ -15,12 +15,7 @@ const KILLS: usize = 10;
 
 #[tokio::test]
 async fn d2_killed_at_any_moment_it_converges_and_every_client_is_served_by_one_version() {
-    let seed: u64 = std::env::var("SEED")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or_else(|| jiff::Timestamp::now().as_microsecond().unsigned_abs());
-    println!("SEED={seed} replays the moments");
-    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    let (seed, mut random) = deaths::moments();
     let cluster = upgrade_sandbox::shared().await;
     let mut product = product::install_with(cluster, &["--lease-duration", "2"]).await.unwrap();
     let shop = Shop::open(cluster, 0).await.unwrap();
@@ -30,12 +25,7 @@ async fn d2_killed_at_any_moment_it_converges_and_every_client_is_served_by_one_
     let strategy = json!({"blueGreen": {"activeService": "web", "previewReplicaCount": 2,
         "autoPromotionSeconds": 4, "scaleDownDelaySeconds": 4}});
     shop.upgrade("up", &["web"], "web:v2-ready-after-2s", &strategy).await.unwrap();
-    for _ in 0..KILLS {
-        // Not a wait for anything: the moment of death is meant to be any.
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..3500))).await;
-        product.kill().await.unwrap();
-        product.restart(cluster).await.unwrap();
-    }
+    deaths::kill(&mut product, cluster, &mut random, KILLS).await.unwrap();
     shop.phase("up", Phase::Completed).await.unwrap();
     shop.complete("web").await.unwrap();
     assert_eq!(shop.split("web", "web:v2-ready-after-2s").await.unwrap(), (0, 5));

@@ -1,9 +1,9 @@
 //! The controller killed at any moment of a canary of its own: whoever comes next goes on, and the
 //! workload beside it never notices.
 
-use rand::{RngExt, SeedableRng};
+mod deaths;
+
 use serde_json::json;
-use std::time::Duration;
 use upgrade_core::api::Phase;
 use upgrade_sandbox::product;
 use upgrade_sandbox::scenario::{PATIENCE, Shop};
@@ -14,12 +14,7 @@ const NEW: &str = "web:v2-ready-after-1s";
 
 #[tokio::test]
 async fn killed_at_any_moment_it_converges_and_nothing_of_it_is_left() {
-    let seed: u64 = std::env::var("SEED")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or_else(|| jiff::Timestamp::now().as_microsecond().unsigned_abs());
-    println!("SEED={seed} replays the moments");
-    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    let (seed, mut random) = deaths::moments();
     let cluster = upgrade_sandbox::shared().await;
     let mut product = product::install_with(cluster, &["--lease-duration", "2"]).await.unwrap();
     let shop = Shop::open(cluster, 0).await.unwrap();
@@ -33,12 +28,7 @@ async fn killed_at_any_moment_it_converges_and_nothing_of_it_is_left() {
         .collect();
     let strategy = json!({"canary": {"separate": {}, "steps": steps}});
     shop.upgrade("up", &["web"], NEW, &strategy).await.unwrap();
-    for _ in 0..KILLS {
-        // Not a wait for anything: the moment of death is meant to be any.
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..3500))).await;
-        product.kill().await.unwrap();
-        product.restart(cluster).await.unwrap();
-    }
+    deaths::kill(&mut product, cluster, &mut random, KILLS).await.unwrap();
     shop.phase("up", Phase::Completed).await.unwrap();
     shop.complete("web").await.unwrap();
     gone(shop.deployments(), "web-canary", PATIENCE).await.unwrap();

@@ -1,32 +1,20 @@
 //! The controller killed while traffic is split: the routes stay as they are, and whoever comes next
 //! goes on from there.
 
+mod deaths;
 mod routed;
 
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::Api;
+use deaths::leads;
 use routed::{
     Order, apply, by_route, face, http_route, in_route, only_services, routed, serve, version,
     web_route,
 };
 use std::time::Duration;
-use upgrade_core::api::{Phase, SYSTEM_NAMESPACE};
-use upgrade_sandbox::product::{self, Product};
-use upgrade_sandbox::scenario::{PATIENCE, Shop};
-use upgrade_sandbox::wait_for;
+use upgrade_core::api::Phase;
+use upgrade_sandbox::product;
+use upgrade_sandbox::scenario::Shop;
 
 const KILLS: u64 = 8;
-
-async fn leads(shop: &Shop, product: &Product) {
-    let leases: Api<Lease> = Api::namespaced(shop.client.clone(), SYSTEM_NAMESPACE);
-    let me = format!("-{}", product.webhook().pid().expect("it runs"));
-    let mine = move |l: Option<&Lease>| {
-        l.and_then(|l| l.spec.as_ref())
-            .and_then(|s| s.holder_identity.as_deref())
-            .is_some_and(|h| h.ends_with(&me))
-    };
-    wait_for(leases, "kubectl-upgrade-controller", mine, PATIENCE).await.expect("it leads");
-}
 
 #[tokio::test]
 async fn d4_gateway_the_controller_killed_at_any_step_converges_and_the_route_is_put_back() {
@@ -46,7 +34,7 @@ async fn d4_gateway_the_controller_killed_at_any_step_converges_and_the_route_is
     shop.upgrade("up", &["web"], "web:v2-ready-after-2s", &strategy).await.unwrap();
     let mut killed = 0;
     while killed < KILLS {
-        leads(&shop, &product).await;
+        leads(&shop, &product).await.unwrap();
         // Not a wait for anything: the moments of death lie evenly over two seconds.
         tokio::time::sleep(Duration::from_millis(killed * 270 % 2000)).await;
         let phase = shop.upgrades().get("up").await.unwrap().status.unwrap_or_default().phase;

@@ -6,11 +6,9 @@ use crate::routed::{
     self, Order, apply, by_route, carries, face, http_route, in_route, kind, objects,
     only_services, serve, version, web_route,
 };
-use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use upgrade_core::api::{BlueGreenPhase, Phase, Upgrade};
 use upgrade_sandbox::scenario::{Lab, PATIENCE, Shop, lab, say};
-use upgrade_sandbox::wait::gone;
 use upgrade_sandbox::wait_for;
 
 async fn shop() -> (&'static Lab, Shop) {
@@ -83,13 +81,7 @@ async fn d2_by_route_an_abort_and_a_delete_after_the_switch_put_the_route_back_f
         let seen = reaches(&shop, name, BlueGreenPhase::ScaleDownDelay).await;
         assert_eq!(seen.status.unwrap().canary_weight, 100);
         assert_eq!(shop.split("web", "web:v2").await.unwrap(), (3, 3));
-        if delete {
-            shop.upgrades().delete(name, &DeleteParams::default()).await.unwrap();
-            gone(shop.upgrades(), name, PATIENCE).await.unwrap();
-        } else {
-            shop.steer(name, json!({"control": {"abort": true}})).await.unwrap();
-            shop.phase(name, Phase::Aborted).await.unwrap();
-        }
+        routed::take_back(&shop, name, delete).await.unwrap();
         assert_eq!(order.check(in_route), [0, 100, 0]);
         assert!(watch.finish().await.unwrap().min_ready >= 3);
         assert_eq!(face(&shop, &http_route(), "web").await.unwrap(), before);

@@ -3,8 +3,8 @@
 
 use super::confirm;
 use super::hold::mark;
-use super::mutate::{add, remove};
-use json_patch::PatchOperation;
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, PatchOperation, RemoveOperation};
 use kube::Client;
 use serde_json::Value;
 use upgrade_core::api::{IN_FLIGHT_LABEL, Upgrade};
@@ -47,15 +47,10 @@ fn carried(
     }
     let mut operations = mark(new, "labels", IN_FLIGHT_LABEL, Some(name));
     for (pointer, value) in traffic::keep(upgrade, kind, old, new) {
-        let path: Vec<String> = pointer
-            .split('/')
-            .skip(1)
-            .map(|token| token.replace("~1", "/").replace("~0", "~"))
-            .collect();
-        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        let Ok(path) = PointerBuf::parse(pointer) else { continue };
         operations.push(match value {
-            Value::Null => remove(&path),
-            value => add(&path, value),
+            Value::Null => PatchOperation::Remove(RemoveOperation { path }),
+            value => PatchOperation::Add(AddOperation { path, value }),
         });
     }
     if operations.is_empty() {

@@ -164,12 +164,7 @@ impl<'a> Walk<'a> {
                 status.message = format!("{target}: {what}");
             }
             Next::Wrote(what) => {
-                status.message = format!("{target}: {what}");
-                // The same write again was refused before: that is no progress.
-                if before.phase != TargetPhase::Progressing || before.message != status.message {
-                    status.last_progress_time = now();
-                }
-                status.phase = TargetPhase::Progressing;
+                self.wrote(before, status, format!("{target}: {what}"));
             }
             Next::Wait(what) => {
                 let resting = before.phase == TargetPhase::AtWeight;

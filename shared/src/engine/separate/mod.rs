@@ -163,26 +163,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Brings every target's canary to a share; at 100 the targets themselves.
-    pub(super) fn drive_separate(
-        &mut self,
-        stage: usize,
-        plan: &'a WorkloadsPlan,
-        settings: &'a Separate,
-        to: Position,
-    ) -> Round {
-        let mut round = Round::Reached;
-        for index in 0..plan.targets.len() {
-            match self.separate_target(stage, index, plan, settings, to) {
-                Round::Reached => {}
-                Round::Waiting => round = Round::Waiting,
-                ended => return ended,
-            }
-        }
-        round
-    }
-
-    fn separate_target(
+    /// Brings a target's canary to a share; at 100 the target itself.
+    pub(super) fn separate_target(
         &mut self,
         stage: usize,
         index: usize,
@@ -199,10 +181,7 @@ impl<'a> Walk<'a> {
                 let before = status.clone();
                 let originals = status.originals.clone().unwrap_or_else(|| workload.fields.clone());
                 let driver = &Driver::new(target, workload, &originals, &before, plan, self.now);
-                let n = workload.replicas;
-                status.requested_weight = to.share.in_percent(n);
-                status.requested_replicas = to.share.number(n);
-                status.requested_step = i32::try_from(to.step).ok();
+                to.note(workload, &mut status);
                 status.message.clear();
                 self.note_counts(driver, workload, &mut status);
                 let flight = Flight { target, workload, settings, driver, originals: &originals };
@@ -234,12 +213,7 @@ impl<'a> Walk<'a> {
             }
             Next::Broken(why) => return Round::Broken(why),
             Next::Wrote(what) => {
-                status.message = format!("{}: {what}", f.target);
-                // The same write again was refused before: that is no progress.
-                if before.phase != TargetPhase::Progressing || before.message != status.message {
-                    status.last_progress_time = Some(MicroTime(self.now));
-                }
-                status.phase = TargetPhase::Progressing;
+                self.wrote(before, status, format!("{}: {what}", f.target));
             }
             Next::Wait(what) => {
                 let under_way = status.originals.is_some();

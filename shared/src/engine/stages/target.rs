@@ -24,6 +24,16 @@ pub(crate) struct Position {
     pub(crate) beside: bool,
 }
 
+impl Position {
+    /// What is asked of a workload now.
+    pub(crate) fn note(self, workload: &Workload, status: &mut TargetStatus) {
+        let n = workload.replicas;
+        status.requested_weight = self.share.in_percent(n);
+        status.requested_replicas = self.share.number(n);
+        status.requested_step = i32::try_from(self.step).ok();
+    }
+}
+
 impl<'a> Walk<'a> {
     /// One round of one target towards a position.
     pub(crate) fn drive_target(
@@ -106,10 +116,7 @@ impl<'a> Walk<'a> {
         let originals = status.originals.clone().unwrap_or_else(own);
         let before = status.clone();
         let driver = Driver::new(target, workload, &originals, &before, plan, self.now);
-        let n = workload.replicas;
-        status.requested_weight = to.share.in_percent(n);
-        status.requested_replicas = to.share.number(n);
-        status.requested_step = i32::try_from(to.step).ok();
+        to.note(workload, status);
         self.note_counts(&*driver, workload, status);
         status.message.clear();
         let next = if to.beside {
@@ -139,17 +146,22 @@ impl<'a> Walk<'a> {
                 status.originals = Some(originals.clone());
                 status.uid = Some(workload.uid.clone());
                 status.stable_replica_set = driver.stable_set().map(str::to_owned);
-                status.message = format!("{target}: {}", write.why);
-                // The same write again was refused before: that is no progress.
-                if before.phase != TargetPhase::Progressing || before.message != status.message {
-                    status.phase = TargetPhase::Progressing;
-                    status.last_progress_time = Some(MicroTime(self.now));
-                }
+                self.wrote(&before, status, format!("{target}: {}", write.why));
                 self.patch(target, workload, write);
                 Round::Waiting
             }
             Move::Broken(why) => Round::Broken(why),
         }
+    }
+
+    /// Books a round in which something of the target was written.
+    pub(crate) fn wrote(&self, before: &TargetStatus, status: &mut TargetStatus, message: String) {
+        // The same write again was refused before: that is no progress.
+        if before.phase != TargetPhase::Progressing || before.message != message {
+            status.last_progress_time = Some(MicroTime(self.now));
+        }
+        status.phase = TargetPhase::Progressing;
+        status.message = message;
     }
 
     /// Books a round in which the target moves by itself, or waits for something outside.

@@ -169,9 +169,6 @@ impl<'a> Walk<'a> {
 
     /// Brings every target to a position, and the traffic where a router carries it.
     fn drive_all(&mut self, stage: usize, plan: &'a WorkloadsPlan, to: Position) -> Round {
-        if let Some(settings) = &plan.separate {
-            return self.drive_separate(stage, plan, settings, to);
-        }
         if plan.traffic.is_some() {
             return self.drive_routed(stage, plan, to);
         }
@@ -187,7 +184,11 @@ impl<'a> Walk<'a> {
     ) -> Round {
         let mut round = Round::Reached;
         for index in 0..plan.targets.len() {
-            match self.drive_target(stage, index, plan, to) {
+            let one = match &plan.separate {
+                Some(settings) => self.separate_target(stage, index, plan, settings, to),
+                None => self.drive_target(stage, index, plan, to),
+            };
+            match one {
                 Round::Reached => {}
                 Round::Waiting => round = Round::Waiting,
                 ended => return ended,
