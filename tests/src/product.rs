@@ -225,9 +225,16 @@ impl Product {
 
 /// One GET of plain HTTP; the body where the answer is 200.
 pub async fn get(address: &str, path: &str) -> Result<String> {
+    get_with(address, path, None).await
+}
+
+/// As [`get`], with a header more, `name: value`.
+pub async fn get_with(address: &str, path: &str, header: Option<&str>) -> Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let header = header.map(|h| format!("{h}\r\n")).unwrap_or_default();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{header}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

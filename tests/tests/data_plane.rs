@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use upgrade_core::api::{BlueGreenPhase, Phase, Upgrade};
@@ -23,6 +22,9 @@ use upgrade_sandbox::{ControlPlane, Node, Options, Process, eventually, product,
 const RATE: u64 = 200;
 /// How far the share of answers may be from the weight, in points.
 const POINTS: f64 = 1.5;
+/// Requests a second with the header that a header route is about.
+const BETA_RATE: u64 = 20;
+const BETA: &str = "X-Beta: yes-and-more";
 /// How long a share is measured.
 const MEASURE: Duration = Duration::from_secs(12);
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -41,18 +43,18 @@ struct Load {
 }
 
 impl Load {
-    fn start(address: String) -> Self {
+    fn start(address: String, rate: u64, header: Option<&'static str>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
             let mut calls = JoinSet::new();
-            let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / rate()));
+            let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / rate));
             while !stopped.load(Ordering::Relaxed) {
                 ticks.tick().await;
                 let address = address.clone();
                 calls.spawn(async move {
                     let begun = Instant::now();
-                    let call = product::get(&address, "/");
+                    let call = product::get_with(&address, "/", header);
                     let answer = tokio::time::timeout(Duration::from_secs(10), call).await;
                     let answer = answer.unwrap_or_else(|_| bail!("no answer within 10 s"));
                     (begun, answer.map_err(|e| format!("{e:#}")))
@@ -154,9 +156,26 @@ fn server(dir: &Path, version: &str) -> Result<std::path::PathBuf> {
 }
 
 async fn canary_of(shop: &Shop, name: &str, from: &str, to: &str, steps: &[&str]) -> Result<()> {
-    let mut strategy = canary(steps);
-    strategy["canary"]["trafficRouting"] = json!({"gatewayAPI": {"httpRoute": "web"}});
-    upgrade(shop, name, from, to, strategy).await
+    let steps = canary(steps)["canary"]["steps"].take();
+    by_steps(shop, name, (from, to), &steps).await
+}
+
+async fn by_steps(shop: &Shop, name: &str, versions: (&str, &str), steps: &Value) -> Result<()> {
+    let routing = json!({"gatewayAPI": {"httpRoute": "web"}});
+    let strategy = json!({"canary": {"steps": steps, "trafficRouting": routing}});
+    upgrade(shop, name, versions.0, versions.1, strategy).await
+}
+
+/// A mirror route, which Traefik does not know: it would answer these requests with an error.
+async fn cannot_mirror(shop: &Shop) -> Result<()> {
+    let mirror = json!({"setMirrorRoute": {"name": "copy",
+        "match": [{"headers": {"X-Beta": {"prefix": "yes"}}}]}});
+    let steps = json!([{"setWeight": 50}, mirror, {"pause": {}}]);
+    by_steps(shop, "mirror", ("v2", "v3"), &steps).await?;
+    ends(shop, "mirror", Phase::RolledBack).await?;
+    let said = shop.upgrades().get("mirror").await?.status.unwrap_or_default().message;
+    ensure!(said.contains("GatewayClass traefik does not list HTTPRouteRequestMirror"), "{said}");
+    Ok(())
 }
 
 /// Blue-green by the route.
@@ -174,10 +193,7 @@ async fn upgrade(shop: &Shop, name: &str, from: &str, to: &str, strategy: Value)
             "targets": [{"kind": "Deployment", "name": "web", "images": [{"container": "web",
                 "from": format!("web:{from}"), "to": format!("web:{to}")}]}]}}]},
     }))?;
-    Api::<Upgrade>::namespaced(shop.client.clone(), &shop.namespace)
-        .create(&PostParams::default(), &object)
-        .await?;
-    Ok(())
+    shop.create_next(&object).await.map(drop)
 }
 
 /// Waits as [`Shop::rests_at`], with the patience that a real node takes.
@@ -213,25 +229,42 @@ async fn ends(shop: &Shop, name: &str, phase: Phase) -> Result<()> {
     eventually("the end", PATIENCE, || shop.phase(name, phase)).await.map(drop)
 }
 
-/// What happens, with the times in which shares are measured.
-async fn story(shop: &Shop, marks: &mut Vec<(String, Instant)>) -> Result<Vec<(i32, Instant)>> {
+/// Times in which answers are looked at.
+#[derive(Default)]
+struct Measured {
+    /// The canary's weight, and from when its share is measured.
+    shares: Vec<(i32, Instant)>,
+    /// From when to when requests with the header go to v3 alone.
+    header: Vec<(Instant, Instant)>,
+}
+
+/// What happens.
+async fn story(shop: &Shop, marks: &mut Vec<(String, Instant)>) -> Result<Measured> {
     let mut mark = |what: &str| marks.push((what.to_owned(), Instant::now()));
-    let mut measured = vec![];
+    let mut measured = Measured::default();
     mark("canary of v2");
     canary_of(shop, "one", "v1", "v2", &["10", "", "25", "", "50", ""]).await?;
     for (step, weight) in [(1, 10), (3, 25), (5, 50)] {
         rests(shop, "one", step).await?;
         mark(&format!("{weight} %"));
-        measured.push((weight, Instant::now()));
+        measured.shares.push((weight, Instant::now()));
         // What is tested is the time in which requests are answered so.
         tokio::time::sleep(MEASURE).await;
         shop.promote("one").await?;
     }
     ends(shop, "one", Phase::Completed).await?;
-    mark("promoted; canary of v3");
-    canary_of(shop, "two", "v2", "v3", &["50", ""]).await?;
-    rests(shop, "two", 1).await?;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    mark("promoted; a mirror that cannot be");
+    cannot_mirror(shop).await?;
+    mark("canary of v3, and a header route");
+    let header = json!({"setHeaderRoute": {"name": "beta",
+        "match": [{"headerName": "X-Beta", "headerValue": {"prefix": "yes"}}]}});
+    let steps = json!([{"setWeight": 50}, header, {"pause": {}}]);
+    by_steps(shop, "two", ("v2", "v3"), &steps).await?;
+    rests(shop, "two", 2).await?;
+    let since = Instant::now();
+    mark("50 %, with the header all");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    measured.header.push((since, Instant::now()));
     mark("aborted at 50 %");
     shop.steer("two", json!({"control": {"abort": true}})).await?;
     ends(shop, "two", Phase::Aborted).await?;
@@ -268,13 +301,15 @@ async fn no_request_is_lost_and_the_share_of_answers_is_the_weight() -> Result<(
     let _product = product::install(world.cluster).await?;
     let shop = Shop::open(world.cluster, 0).await?;
     world.serve(&shop).await?;
-    let load = Load::start(format!("127.0.0.1:{}", world.port));
+    let address = format!("127.0.0.1:{}", world.port);
+    let load = Load::start(address.clone(), rate(), None);
+    let beta = Load::start(address, BETA_RATE.min(rate()), Some(BETA));
     let (begun, mut marks) = (Instant::now(), vec![]);
     let told = story(&shop, &mut marks).await;
     // The rest of the 20,000: what ended may still have an aftermath.
     let whole = Duration::from_secs(20_400 / RATE.max(rate()));
     tokio::time::sleep(whole.saturating_sub(begun.elapsed()).max(Duration::from_secs(5))).await;
-    let sent = load.finish().await?;
+    let (sent, beta) = (load.finish().await?, beta.finish().await?);
     for (what, at) in &marks {
         println!("{:6.1} s {what}", (*at - begun).as_secs_f32());
     }
@@ -292,7 +327,14 @@ async fn no_request_is_lost_and_the_share_of_answers_is_the_weight() -> Result<(
     for ((second, why), count) in reasons.iter().take(60) {
         println!("{count} lost in second {second}: {why:.150}");
     }
-    for (weight, from) in told? {
+    let told = told?;
+    for (from, until) in told.header {
+        let during = beta.iter().filter(|(at, _)| *at >= from && *at < until);
+        let (new, old): (Vec<_>, Vec<_>) = during.partition(|(_, a)| a.as_deref() == Ok("v3"));
+        println!("with the header: {} answers from v3, {} others", new.len(), old.len());
+        ensure!(old.is_empty() && !new.is_empty(), "{old:?}");
+    }
+    for (weight, from) in told.shares {
         let during = |s: &&Sent| s.0 >= from && s.0 < from + MEASURE;
         let of: Vec<&Sent> = sent.iter().filter(during).collect();
         let new = of.iter().filter(|(_, a)| a.as_deref() == Ok("v2")).count();
@@ -302,6 +344,9 @@ async fn no_request_is_lost_and_the_share_of_answers_is_the_weight() -> Result<(
         ensure!((share - f64::from(weight)).abs() <= POINTS, "{share:.2} % at {weight} %");
     }
     ensure!(lost.is_empty(), "{} of {} requests were lost", lost.len(), sent.len());
+    let lost: Vec<_> = beta.iter().filter(|(_, answer)| answer.is_err()).collect();
+    println!("{} lost of {} requests with the header", lost.len(), beta.len());
+    ensure!(lost.is_empty(), "{lost:?}");
     ensure!(rate() < RATE || sent.len() >= 20_000, "{} requests", sent.len());
     let (_, _, fifth) = answers(&sent, begun, "v5");
     ensure!(fifth > 0, "v5 never served");

@@ -7,7 +7,7 @@ use kube::core::DynamicObject;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A kind of namespaced object, with all that its address needs.
+/// A kind of object, with all that its address needs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Resource {
     /// `apps/v1`, or `v1` for the core group.
@@ -37,13 +37,20 @@ pub const PODS: Resource = Resource { api_version: "v1", kind: "Pod", plural: "p
 /// Jobs.
 pub const JOBS: Resource = Resource { api_version: "batch/v1", kind: "Job", plural: "jobs" };
 
-/// Which objects of a kind, always in the Upgrade's own namespace.
+/// Which objects of a kind: in the Upgrade's own namespace where nothing else is said.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Which {
     /// The one of this name.
     Name(String),
     /// Those with these labels: a selector in text form.
     Labels(String),
+    /// The one of this name in another namespace, or in none where its kind has none.
+    Elsewhere {
+        /// The namespace.
+        namespace: Option<String>,
+        /// The name.
+        name: String,
+    },
 }
 
 /// Something to look at.
@@ -61,6 +68,12 @@ impl Look {
         Self { resource, which: Which::Name(name.into()) }
     }
 
+    /// One object by its name, in a namespace, or in none where its kind has none.
+    pub fn elsewhere(resource: Resource, namespace: Option<&str>, name: &str) -> Self {
+        let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
+        Self { resource, which: Which::Elsewhere { namespace, name } }
+    }
+
     /// Objects by their labels.
     pub fn labels(resource: Resource, selector: impl Into<String>) -> Self {
         Self { resource, which: Which::Labels(selector.into()) }
@@ -72,6 +85,12 @@ impl std::fmt::Display for Look {
         match &self.which {
             Which::Name(name) => write!(f, "{}/{name}", self.resource.plural),
             Which::Labels(selector) => write!(f, "{} with {selector}", self.resource.plural),
+            Which::Elsewhere { namespace: Some(namespace), name } => {
+                write!(f, "{}/{namespace}/{name}", self.resource.plural)
+            }
+            Which::Elsewhere { namespace: None, name } => {
+                write!(f, "{}/{name}", self.resource.plural)
+            }
         }
     }
 }

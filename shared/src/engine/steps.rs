@@ -36,6 +36,14 @@ impl Step {
         matches!(self, Self::Pause(_) | Self::Analysis(_))
     }
 
+    /// What it says of a route of our own.
+    pub fn route(&self) -> Option<&RouteStep> {
+        match self {
+            Self::Route(route) => Some(route),
+            _ => None,
+        }
+    }
+
     /// It asks for pods.
     pub fn moves(&self) -> bool {
         matches!(self, Self::Weight(_) | Self::Replicas(_))

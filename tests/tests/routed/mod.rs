@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Service;
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
+use upgrade_core::api::Phase;
 use upgrade_sandbox::ControlPlane;
 use upgrade_sandbox::scenario::{PATIENCE, Shop, canary};
+use upgrade_sandbox::wait::gone;
 use upgrade_sandbox::{eventually, routers};
 
 /// The CRDs of all routers, once for a control plane.
@@ -64,6 +66,30 @@ pub fn web_route() -> Value {
 /// Gateway API, by the route `web`.
 pub fn by_route() -> Value {
     json!({"gatewayAPI": {"httpRoute": "web"}})
+}
+
+/// A Gateway that the route has as a parent, of a class that lists these features, as a router of the
+/// shop's own would.
+pub async fn gate(shop: &Shop, route: &mut Value, features: &[&str]) -> Result<()> {
+    let version = "gateway.networking.k8s.io/v1";
+    let class = json!({"apiVersion": version, "kind": "GatewayClass",
+        "metadata": {"name": shop.namespace}, "spec": {"controllerName": "example.com/router"}});
+    let classes: Api<DynamicObject> =
+        Api::all_with(shop.client.clone(), &kind(version, "GatewayClass", "gatewayclasses"));
+    classes.create(&PostParams::default(), &serde_json::from_value(class)?).await?;
+    let features: Vec<Value> = features.iter().map(|f| json!({ "name": f })).collect();
+    let status = json!({"status": {"supportedFeatures": features}});
+    let name = &shop.namespace;
+    classes.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await?;
+    create(
+        shop,
+        json!({"apiVersion": version, "kind": "Gateway", "metadata": {"name": "gate"},
+        "spec": {"gatewayClassName": name,
+            "listeners": [{"name": "web", "protocol": "HTTP", "port": 80}]}}),
+    )
+    .await?;
+    route["spec"]["parentRefs"] = json!([{"name": "gate"}]);
+    Ok(())
 }
 
 pub fn objects(shop: &Shop, resource: &ApiResource) -> Api<DynamicObject> {
@@ -142,6 +168,16 @@ pub async fn carries(
 pub fn in_route(route: &Value) -> Option<i64> {
     let refs = route.pointer("/spec/rules/0/backendRefs")?.as_array()?;
     refs.iter().find(|r| r["name"] == "web-canary")?["weight"].as_i64()
+}
+
+/// Takes an Upgrade back, by an abort or by deleting it, and waits for its end.
+pub async fn take_back(shop: &Shop, name: &str, delete: bool) -> Result<()> {
+    if delete {
+        shop.upgrades().delete(name, &DeleteParams::default()).await?;
+        return gone(shop.upgrades(), name, PATIENCE).await;
+    }
+    shop.steer(name, json!({"control": {"abort": true}})).await?;
+    shop.phase(name, Phase::Aborted).await.map(drop)
 }
 
 type Events = Arc<Mutex<Vec<(u64, &'static str, Option<Value>)>>>;

@@ -10,6 +10,7 @@ mod meters;
 mod routed;
 #[path = "../services/mod.rs"]
 mod services;
+mod some_requests;
 mod traffic;
 
 use anyhow::{Context, Result, ensure};

@@ -9,7 +9,6 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use upgrade_core::api::Phase;
 use upgrade_sandbox::scenario::{Lab, PATIENCE, Shop, canary, lab};
-use upgrade_sandbox::wait::gone;
 use upgrade_sandbox::wait_for;
 
 async fn shop() -> (&'static Lab, Shop) {
@@ -75,13 +74,7 @@ async fn d4_gateway_an_abort_and_a_delete_put_the_route_back_first() {
         shop.upgrade(name, &["web"], "web:v2", &strategy).await.unwrap();
         shop.rests_at(name, 1).await.unwrap();
         carries(&shop, &http_route(), "web", in_route, Some(50)).await.unwrap();
-        if delete {
-            shop.upgrades().delete(name, &kube::api::DeleteParams::default()).await.unwrap();
-            gone(shop.upgrades(), name, PATIENCE).await.unwrap();
-        } else {
-            shop.steer(name, json!({"control": {"abort": true}})).await.unwrap();
-            shop.phase(name, Phase::Aborted).await.unwrap();
-        }
+        routed::take_back(&shop, name, delete).await.unwrap();
         assert_eq!(order.check(in_route), [0, 50, 0]);
         assert_eq!(face(&shop, &http_route(), "web").await.unwrap(), before);
         only_services(&shop, &["web"]).await.unwrap();
@@ -134,59 +127,6 @@ async fn d4_gateway_an_abort_while_the_old_pods_go_makes_them_again_first() {
     only_services(&shop, &["web"]).await.unwrap();
     assert_eq!(shop.split("web", "web:v2").await.unwrap(), (4, 0));
     shop.assert_untouched("web", &deployment).await.unwrap();
-}
-
-#[tokio::test]
-async fn d4_gateway_header_and_mirror_routes_stand_beside_the_users_and_nothing_is_left() {
-    let (_, shop) = shop().await;
-    serve(&shop, "web", 3).await.unwrap();
-    let mut route = web_route();
-    route["spec"]["parentRefs"] = json!([{"name": "gate"}]);
-    apply(&shop, &http_route(), &route).await.unwrap();
-    let before = face(&shop, &http_route(), "web").await.unwrap();
-    let order = Order::watch(&shop, &http_route(), "web-beta", "web-canary");
-    let mut strategy = routed(&["20"], &by_route());
-    strategy["canary"]["trafficRouting"]["managedRoutes"] =
-        json!([{"name": "beta"}, {"name": "copy"}]);
-    strategy["canary"]["steps"] = json!([
-        {"setWeight": 20},
-        {"setHeaderRoute": {"name": "beta",
-            "match": [{"headerName": "X-Beta", "headerValue": {"prefix": "a.b"}}]}},
-        {"setMirrorRoute": {"name": "copy", "percentage": 10,
-            "match": [{"headers": {"X-Copy": {"exact": "1"}}}]}},
-        {"pause": {}},
-        {"setHeaderRoute": {"name": "beta"}},
-        {"pause": {}},
-    ]);
-    shop.upgrade("up", &["web"], "web:v2", &strategy).await.unwrap();
-    shop.rests_at("up", 3).await.unwrap();
-    carries(&shop, &http_route(), "web", in_route, Some(20)).await.unwrap();
-    let path = json!({"type": "PathPrefix", "value": "/"});
-    let found = async |name: &str| objects(&shop, &http_route()).get_opt(name).await.unwrap();
-    let beta = found("web-beta").await.expect("the header's").data["spec"].take();
-    let header = json!({"type": "RegularExpression", "name": "X-Beta", "value": r"^a\.b.*$"});
-    assert_eq!(beta["hostnames"], json!(["shop.example.com"]));
-    assert_eq!(beta["parentRefs"][0]["name"], "gate");
-    let to = |name: &str| json!({"group": "", "kind": "Service", "name": name, "port": 80, "weight": 100});
-    let rules = json!([{"matches": [{"path": path, "headers": [header]}],
-        "backendRefs": [to("web-canary")]}]);
-    assert_eq!(beta["rules"], rules, "only the rule that sends to the workload");
-    let copy = found("web-copy").await.expect("the mirror's").data["spec"].take();
-    assert_eq!(copy["parentRefs"][0]["name"], "gate");
-    assert_eq!(copy["rules"][0]["backendRefs"], json!([to("web-stable")]));
-    let backend = json!({"group": "", "kind": "Service", "name": "web-canary", "port": 80});
-    let filter = json!({"type": "RequestMirror",
-        "requestMirror": {"backendRef": backend, "percent": 10}});
-    assert_eq!(copy["rules"][0]["filters"], json!([filter]));
-    shop.promote("up").await.unwrap();
-    shop.rests_at("up", 5).await.unwrap();
-    assert!(found("web-beta").await.is_none() && found("web-copy").await.is_some());
-    shop.promote("up").await.unwrap();
-    shop.phase("up", Phase::Completed).await.unwrap();
-    assert_eq!(order.check(|_| Some(1)), [1, 0]);
-    assert!(found("web-copy").await.is_none());
-    assert_eq!(face(&shop, &http_route(), "web").await.unwrap(), before);
-    only_services(&shop, &["web"]).await.unwrap();
 }
 
 #[tokio::test]

@@ -90,10 +90,21 @@ pub fn watch(context: &Context, upgrade: &Upgrade, look: Look) {
     let mut writer = Writer::<DynamicObject>::new(address(&look.resource));
     let store = writer.as_reader();
     let config = match &look.which {
-        Which::Name(name) => watcher::Config::default().fields(&format!("metadata.name={name}")),
+        Which::Name(name) | Which::Elsewhere { name, .. } => {
+            watcher::Config::default().fields(&format!("metadata.name={name}"))
+        }
         Which::Labels(selector) => watcher::Config::default().labels(selector),
     };
-    let stream = watcher(api(&context.client, &namespace, &look.resource), config);
+    let api = match &look.which {
+        Which::Elsewhere { namespace: None, .. } => {
+            Api::all_with(context.client.clone(), &address(&look.resource))
+        }
+        Which::Elsewhere { namespace: Some(other), .. } => {
+            api(&context.client, other, &look.resource)
+        }
+        _ => api(&context.client, &namespace, &look.resource),
+    };
+    let stream = watcher(api, config);
     let state = Arc::new(Mutex::new(State::default()));
     let known = state.clone();
     let set = move |state: State| {

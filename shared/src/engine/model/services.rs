@@ -103,7 +103,7 @@ impl Native {
     fn sight(&self, look: &Look) -> Vec<Arc<kube::core::DynamicObject>> {
         let read = |v: Value| Arc::new(serde_json::from_value(v).expect("an object"));
         match &look.which {
-            Which::Name(name) => {
+            Which::Name(name) | Which::Elsewhere { name, .. } => {
                 self.services.all.get(name).cloned().map(read).into_iter().collect()
             }
             Which::Labels(selector) => {

@@ -104,8 +104,12 @@ impl<'a> Walk<'a> {
                 };
                 let user = objects.iter().find(|(p, _)| p.name == of && managed(p).is_none());
                 let Some((user, Some(route))) = user else { continue };
-                if object.is_some_and(|o| !services::is_ours(o, &self.plan.name, &scene.uid)) {
-                    return Err(taken(part));
+                match object {
+                    Some(o) if !services::is_ours(o, &self.plan.name, &scene.uid) => {
+                        return Err(taken(part));
+                    }
+                    Some(_) => {}
+                    None => self.able(objects, step)?,
                 }
                 let (names, known) = (&scene.names, &scene.note.originals);
                 let spec = spec(user, &whole(route), names, known, step);

@@ -265,6 +265,75 @@ fn a_name_that_is_taken_is_said_and_stays_whose_it_was() {
     }
 }
 
+fn gated(features: &Value) -> World {
+    let mut world = World::new(4, &steps());
+    let name = |name: &str| json!({"name": name});
+    let mut user = route(&world, "web").expect("the user's").clone();
+    user["spec"]["parentRefs"] = json!([name("gate"), {"name": "far", "namespace": "infra"}]);
+    world.put("httproutes", user);
+    for gate in ["gate", "far"] {
+        let spec = json!({"gatewayClassName": format!("class-{gate}")});
+        world.put(
+            "gateways",
+            json!({"apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "Gateway", "metadata": name(gate), "spec": spec}),
+        );
+        let listed = json!(["HTTPRouteRequestMirror", "HTTPRouteRequestPercentageMirror"]);
+        let listed = if gate == "far" { features.clone() } else { listed };
+        world.put(
+            "gatewayclasses",
+            json!({"apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "GatewayClass", "metadata": name(&format!("class-{gate}")),
+            "status": {"supportedFeatures": listed}}),
+        );
+    }
+    world
+}
+
+#[test]
+fn a_mirror_is_made_only_where_every_router_says_that_it_can() {
+    let name = |name: &str| json!({"name": name});
+    let mut world =
+        gated(&json!([name("HTTPRouteRequestMirror"), name("HTTPRouteRequestPercentageMirror")]));
+    assert_eq!(world.ends(), Phase::Completed);
+    assert_eq!(world.beside, [0, 1, 2, 1, 0]);
+    for (features, missing) in [
+        (json!(null), "HTTPRouteRequestMirror"),
+        (json!([name("HTTPRouteMethodMatching")]), "HTTPRouteRequestMirror"),
+        (json!([name("HTTPRouteRequestMirror")]), "HTTPRouteRequestPercentageMirror"),
+    ] {
+        let mut world = gated(&features);
+        let phase = world.ends();
+        assert!(matches!(phase, Phase::RolledBack | Phase::Failed), "{phase}");
+        let said = format!("{:?}", world.status);
+        let wanted = format!("GatewayClass class-far does not list {missing} in status");
+        assert!(said.contains(&wanted), "{said}");
+        assert_eq!((world.weights, world.beside), (vec![0], vec![0]), "nothing was written");
+    }
+}
+
+#[test]
+fn a_router_that_nobody_knows_makes_no_mirror() {
+    let gone = |plural: &str, name: &str| {
+        let mut world = gated(&json!(["HTTPRouteRequestMirror"]));
+        world.objects.remove(&(plural.to_owned(), name.to_owned())).expect("it was there");
+        (0..30).for_each(|_| world.round());
+        assert_eq!(world.beside, [0]);
+        format!("{:?}", world.status)
+    };
+    let said = gone("gateways", "far");
+    assert!(said.contains("Gateway infra/far does not exist"), "{said}");
+    let said = gone("gatewayclasses", "class-gate");
+    assert!(said.contains("GatewayClass class-gate does not exist"), "{said}");
+    let mut world = gated(&json!([]));
+    let mut user = route(&world, "web").expect("the user's").clone();
+    user["spec"]["parentRefs"] = json!([{"kind": "Service", "group": "", "name": "web"}]);
+    world.put("httproutes", user);
+    world.ends();
+    let said = format!("{:?}", world.status);
+    assert!(said.contains("has Service web as a parent"), "{said}");
+}
+
 #[test]
 fn admission_keeps_ours_as_a_whole() {
     let list = json!([{"setWeight": 20}, header(), {"pause": {}}]);

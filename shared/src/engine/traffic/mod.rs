@@ -15,9 +15,11 @@
 //! | `services` | Services of our own, and ready endpoints |
 //! | `keep` | what admission keeps of a route that somebody else writes |
 //! | `managed` | routes of our own beside the user's |
+//! | `features` | what routers say that they can |
 //! | `gateway`, `nginx`, `istio`, `smi` | what differs between the routers |
 
 mod back;
+mod features;
 mod gateway;
 mod istio;
 mod keep;

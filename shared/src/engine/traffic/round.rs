@@ -10,6 +10,7 @@ use crate::engine::managed::{self, RouteStep};
 use crate::engine::objects::{Look, Sight};
 use crate::engine::observed::Workload;
 use crate::engine::plan::{PlanTarget, WorkloadsPlan};
+use crate::engine::steps::Step as EngineStep;
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::core::DynamicObject;
@@ -55,6 +56,8 @@ pub(super) struct Scene<'a> {
     pub(super) canary: Option<String>,
     /// Routes of our own that are to be there.
     pub(super) managed: Vec<&'a RouteStep>,
+    /// Those that any step makes.
+    pub(super) planned: Vec<&'a RouteStep>,
     pub(super) note: TrafficStatus,
 }
 
@@ -118,6 +121,7 @@ impl<'a> Walk<'a> {
             stable: None,
             canary: None,
             managed: self.managed(stage, plan),
+            planned: plan.steps.iter().filter_map(EngineStep::route).collect(),
             note,
         };
         if let Some(workload) = workload {
@@ -147,7 +151,7 @@ impl<'a> Walk<'a> {
     }
 
     /// What is seen of a look; it is waited for where it is not known yet.
-    fn list(&mut self, look: &Look, what: &str) -> Step<&'a [Arc<DynamicObject>]> {
+    pub(super) fn list(&mut self, look: &Look, what: &str) -> Step<&'a [Arc<DynamicObject>]> {
         match self.see(look) {
             None => wait(format!("{what} are being listed")),
             Some(Sight::Unavailable(why)) => wait(format!("{what} cannot be read: {why}")),
@@ -184,6 +188,9 @@ impl<'a> Walk<'a> {
         let objects = self.objects(scene)?;
         check(&objects, &self.plan.name)?;
         if scene.note.service.is_empty() {
+            for step in &scene.planned {
+                self.able(&objects, step)?;
+            }
             scene.begin(&objects, workload, &self.plan.name)?;
         }
         if self.support(scene, workload)? {

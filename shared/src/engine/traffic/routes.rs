@@ -9,11 +9,10 @@ use crate::engine::objects::{Look, Resource};
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
-pub(super) const ROUTE: Resource = Resource {
-    api_version: "gateway.networking.k8s.io/v1",
-    kind: "HTTPRoute",
-    plural: "httproutes",
-};
+/// Group and version of the Gateway API.
+pub(super) const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
+pub(super) const ROUTE: Resource =
+    Resource { api_version: GATEWAY_API, kind: "HTTPRoute", plural: "httproutes" };
 const VIRTUAL: Resource = Resource {
     api_version: "networking.istio.io/v1",
     kind: "VirtualService",

@@ -121,7 +121,10 @@ impl World {
                     "metadata": {"name": service}, "endpoints": endpoints.collect::<Vec<_>>()})]
             }
             (which, plural) => {
-                let wanted = |name: &str| !matches!(which, Which::Name(n) if n != name);
+                let wanted = |name: &str| match which {
+                    Which::Name(n) | Which::Elsewhere { name: n, .. } => n == name,
+                    Which::Labels(_) => true,
+                };
                 let all = self.objects.iter().filter(|((p, n), _)| p == plural && wanted(n));
                 all.map(|(_, v)| v.clone()).collect()
             }
