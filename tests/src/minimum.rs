@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 /// How long the watch may lag behind a list.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The pods after one event.
 #[derive(Debug, Clone, PartialEq, Eq)]

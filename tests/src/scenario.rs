@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
@@ -14,11 +15,11 @@ use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use upgrade_core::api::{
-    GOVERNED_LABEL, MaintenanceWindow, Phase, Upgrade, UpgradeApproval, UpgradePolicy,
+    GOVERNED_LABEL, GROUP, MaintenanceWindow, Phase, Upgrade, UpgradeApproval, UpgradePolicy,
 };
 
 use crate::product::{self, Product};
-use crate::wait::wait_for;
+use crate::wait::{eventually, wait_for};
 use crate::{ControlPlane, MinimumWatch};
 
 /// How long anything may take on a busy machine.
@@ -150,7 +151,26 @@ impl Shop {
             let api: Api<RoleBinding> = Api::namespaced(self.client.clone(), &self.namespace);
             api.create(&PostParams::default(), &binding).await.context("binding")?;
         }
+        for resource in ["upgrades", "upgradeapprovals"] {
+            self.may("anybody", &[group], "create", resource).await?;
+        }
         Ok(())
+    }
+
+    /// Waits until somebody has a right in the shop to a kind of ours: the API server hears of roles
+    /// and bindings by watches of its own.
+    pub async fn may(&self, user: &str, groups: &[&str], verb: &str, resource: &str) -> Result<()> {
+        let review: SubjectAccessReview = serde_json::from_value(json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {},
+            "spec": {"user": user, "groups": groups, "resourceAttributes": {
+                "namespace": self.namespace, "verb": verb, "group": GROUP, "resource": resource}}}))?;
+        let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
+        eventually("the right to count", PATIENCE, || async {
+            let answer = api.create(&PostParams::default(), &review).await?;
+            ensure!(answer.status.is_some_and(|s| s.allowed), "{user} may not {verb} {resource}");
+            Ok(())
+        })
+        .await
     }
 
     /// Waits until an Upgrade's message says something.
@@ -233,8 +253,21 @@ impl Shop {
                 "stages": [{"name": "web", "workloads": {"strategy": strategy, "targets": targets}}]},
         });
         merge(&mut object["spec"], more);
-        let object: Upgrade = serde_json::from_value(object)?;
-        Ok(self.upgrades().create(&PostParams::default(), &object).await?)
+        self.create_next(&serde_json::from_value(object)?).await
+    }
+
+    /// Creates an Upgrade, perhaps on a workload whose last one has just ended: admission hears of
+    /// that end by a watch, as tests do, and perhaps after them.
+    pub async fn create_next(&self, object: &Upgrade) -> Result<Upgrade> {
+        let answer = eventually("the end of the last one to be heard of", PATIENCE, || async {
+            match self.upgrades().create(&PostParams::default(), object).await {
+                Err(kube::Error::Api(status)) if status.message.contains("WorkloadBusy") => {
+                    bail!("{}", status.message)
+                }
+                answer => Ok(answer),
+            }
+        });
+        Ok(answer.await??)
     }
 
     /// Waits until an Upgrade is in a phase.

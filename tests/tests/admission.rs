@@ -156,6 +156,13 @@ async fn an_object_in_flight_keeps_what_the_upgrade_gave_it() -> Result<()> {
         &["set", "image", "deploy/web", "app=web:v1", "-n", &ns],
         &["InFlight", &abort],
     );
+    // Without its ReplicaSet kubectl finds no revision to go back to.
+    eventually("the new ReplicaSet", Duration::from_secs(20), || async {
+        let path = "jsonpath={.items[*].spec.template.spec.containers[0].image}";
+        let all = rig.run(User::Admin, &["get", "rs", "-n", &ns, "-o", path], None)?;
+        all.contains("web:v2").then_some(()).context(all)
+    })
+    .await?;
     rig.rejects(User::Alice, &["rollout", "undo", "deploy/web", "-n", &ns], &["InFlight"]);
     rig.rejects(
         User::Alice,
@@ -239,7 +246,13 @@ async fn an_approval_is_somebody_elses_word_on_this_plan() -> Result<()> {
         ],
     );
     api.delete("web-v2", &DeleteParams::default()).await.ok();
-    rig.creates(User::Bob, &upgrade(&ns, "own"))?;
+    eventually("the end of web-v2 to be heard of", Duration::from_secs(10), || async {
+        match rig.creates(User::Bob, &upgrade(&ns, "own")) {
+            Err(e) if e.to_string().contains("WorkloadBusy") => Err(e),
+            answer => Ok(answer),
+        }
+    })
+    .await??;
     let own = api.get("own").await?;
     let own = approval(&ns, "own", &plan_hash(&ns, "own", &own.spec));
     refused(rig.creates(User::Bob, &own), &["OwnUpgrade"]);
@@ -335,6 +348,10 @@ async fn an_upgrade_does_what_its_requester_could_do_and_obeys_who_may_order() -
         anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     };
+    eventually("dave's rights", Duration::from_secs(20), || async {
+        as_dave(&["auth", "can-i", "patch", "upgrades.kubectl-upgrade.dev", "-n", &ns])
+    })
+    .await?;
     rig.phase(&ns, "web-v2", "Progressing").await?;
     for (patch, verb) in [
         (r#"{"spec":{"paused":true}}"#, "pause"),

@@ -476,18 +476,20 @@ async fn approvals() {
     assert_eq!(api.get("up-bob").await.unwrap().data, made.data);
 }
 
+/// The ledger, once the controller has written it.
+async fn ledger(shop: &Shop) -> UpgradeLedger {
+    let ledgers = Api::<UpgradeLedger>::namespaced(shop.client.clone(), &shop.namespace);
+    let written = |l: Option<&UpgradeLedger>| l.is_some_and(|l| !l.spec.entries.is_empty());
+    let patience = upgrade_sandbox::scenario::PATIENCE;
+    upgrade_sandbox::wait_for(ledgers, "ledger", written, patience).await.unwrap()
+}
+
 #[tokio::test]
 async fn the_ledger_is_written_by_the_controller_alone() {
     let shop = shop().await;
     shop.deploy("web", 1, json!({})).await.unwrap();
     let api = objects::<UpgradeLedger>(shop.client.clone(), &shop.namespace);
-    let there = upgrade_sandbox::wait_for(
-        Api::<UpgradeLedger>::namespaced(shop.client.clone(), &shop.namespace),
-        "ledger",
-        |l: Option<&UpgradeLedger>| l.is_some_and(|l| !l.spec.entries.is_empty()),
-        upgrade_sandbox::scenario::PATIENCE,
-    );
-    let before = there.await.unwrap();
+    let before = ledger(&shop).await;
     let says = ["is written by the upgrade controller alone", "admin"];
     let told = |what: &str, error: kube::Error| {
         let unsaid = unsaid(&error, what, &says);
@@ -537,6 +539,7 @@ async fn kubectl_shows_columns_and_knows_short_names() {
     let wide = get(&["upgrades", "-o", "wide"]);
     assert!(heads(&wide).ends_with(&["MESSAGE".to_owned()]), "{wide}");
 
+    ledger(&shop).await;
     let kinds = [
         ("upg", "upgrade.kubectl-upgrade.dev/up"),
         ("upa", ""),

@@ -235,6 +235,13 @@ async fn marks_that_pretend_an_approval_have_no_effect() -> Result<()> {
     says_no(labelled, &["(LabelReserved)"])?;
     let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "web", "image": "web:v2"}]}}}});
     let image = Patch::Strategic(image);
+    // How far the Upgrade is, admission hears by a watch; that it refuses, it knows without.
+    let trial = PatchParams { dry_run: true, ..PatchParams::default() };
+    eventually("the phase to be heard of", PATIENCE, || async {
+        let changed = deployments.patch("web", &trial, &image).await;
+        says_no(changed, &["AwaitingApproval"])
+    })
+    .await?;
     let changed = deployments.patch("web", &PatchParams::default(), &image).await;
     says_no(changed, &["(UpgradeRequired)", "AwaitingApproval"])?;
     stage.untouched().await

@@ -10,8 +10,9 @@ use ground::{
     ADMIN, EDNA, SYSTEM, alone, by_hand, fed, kubectl, ledger_says, manifest, no, ok,
     own_deployment, plugin, refused_by, runs,
 };
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::Api;
+use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 use upgrade_core::api::{BREAK_GLASS_LABEL, BREAK_GLASS_NAME, BreakGlass, IN_FLIGHT_LABEL, Phase};
 use upgrade_sandbox::product::{self, Product};
@@ -57,13 +58,8 @@ async fn an_outage_stops_image_changes_only_and_break_glass_works() -> Result<()
     fed(cluster, hpa, &format!("replace --raw {url} -f -"), &scale.to_string());
     ok(cluster, "fay", &format!("rollout restart deploy/web -n {ns}"));
     ok(cluster, "fay", &format!("annotate deploy/web a=b -n {ns}"));
-    shop.complete("web").await?;
-    let pods = ok(cluster, ADMIN, &format!("get pods -n {ns} -l app=web -o name"));
-    ok(
-        cluster,
-        "fay",
-        &format!("delete {} -n {ns} --wait=false", pods.lines().next().context("no pod")?),
-    );
+    let pod = settled_pod(&shop, 5).await?;
+    ok(cluster, "fay", &format!("delete {pod} -n {ns} --wait=false"));
     shop.complete("web").await?;
     ok(
         cluster,
@@ -204,6 +200,18 @@ async fn configuration_gone(cluster: &ControlPlane, product: &Product, shop: &Sh
         let said = kubectl(cluster, ADMIN, &set, "");
         ensure!(said.code == Some(0), "{}", said.err);
         Ok(())
+    })
+    .await
+}
+
+/// A pod of `web` that stays: its rollout is over, and there are no others, those that go included.
+async fn settled_pod(shop: &Shop, count: usize) -> Result<String> {
+    shop.complete("web").await?;
+    let pods: Api<Pod> = Api::namespaced(shop.client.clone(), &shop.namespace);
+    eventually("only the pods that stay", PATIENCE, || async {
+        let all = pods.list(&ListParams::default().labels("app=web")).await?.items;
+        ensure!(all.len() == count, "{} pods", all.len());
+        Ok(format!("pod/{}", all.first().context("no pod")?.name_any()))
     })
     .await
 }

@@ -173,7 +173,7 @@ async fn start_approve_and_status_at_the_top_are_a_story_that_works() {
     let split = [count("shop/web:v1", 9), count("shop/web:v2", 1)].into();
     assert_eq!(shop.pods("web").await.unwrap(), split);
     let status = command(&readme, "kubectl upgrade status ");
-    let seen = typed(lab, user, &status, &shop.namespace, &["--timeout=2s"]);
+    let seen = typed(lab, user, &status, &shop.namespace, &["--timeout=10s"]);
     assert_eq!(seen.code, Some(124), "it is followed until it ends: {seen:?}");
     assert!(seen.out.contains(name) && seen.out.contains("Paused"), "{seen:?}");
 }

@@ -176,6 +176,8 @@ fn breaks() -> Vec<(&'static str, Value, &'static str, &'static str, Vec<&'stati
 #[tokio::test]
 async fn each_thing_that_is_broken_is_told_by_its_own_check() {
     let lab = lab().await;
+    // Who has just begun leads in a moment.
+    wait_for_health(lab).await;
     let healthy = doctor(lab, &["--fail-on=warning"]);
     assert_eq!((healthy.code, healthy.found.len()), (Some(0), 0), "{:#}", healthy.json);
     assert!(healthy.text("replicas").contains("runs outside the cluster, at https://127.0.0.1"));

@@ -28,7 +28,13 @@ async fn everything_else_passes(rig: &Rig, ns: &str) -> Result<()> {
         let text = rig.run(User::Admin, &args, None)?;
         Ok(text.lines().filter(|l| l.starts_with("pod/")).map(str::to_owned).collect())
     };
-    let running = pods("--field-selector=status.phase=Running")?;
+    // Pods that go are still running.
+    let running = eventually("the new pods alone", Duration::from_secs(30), || async {
+        let now = pods("--field-selector=status.phase=Running")?;
+        anyhow::ensure!(now.len() == 3, "{now:?}");
+        Ok(now)
+    })
+    .await?;
     let lost = running.first().context("no pod")?;
     rig.accepts(User::Alice, &["delete", lost, "-n", ns]);
     eventually("the lost pod to be replaced", Duration::from_secs(30), || async {

@@ -258,7 +258,13 @@ async fn c8_a_weekly_schedule_runs_the_procedure_by_itself() -> Result<()> {
     let patch = json!([{"op": "replace", "value": "web:v3",
         "path": "/spec/template/stages/0/workloads/targets/0/images/0/to"}]);
     let patch = kube::api::Patch::<()>::Json(serde_json::from_value(patch)?);
-    schedules.patch("weekly", &kube::api::PatchParams::default(), &patch).await?;
+    let params = kube::api::PatchParams::default();
+    let wanted = schedules.patch("weekly", &params, &patch).await?.metadata.generation;
+    let heard = move |s: Option<&UpgradeSchedule>| {
+        let status = s.and_then(|s| s.status.as_ref());
+        status.is_some_and(|s| Some(s.observed_generation) >= wanted)
+    };
+    wait_for(schedules.clone(), "weekly", heard, PATIENCE).await?;
     clock.set("2027-03-21T01:00:00Z")?;
     shop.phase("weekly-2703210100", Phase::Completed).await?;
     upgrade_sandbox::wait::gone(shop.upgrades(), "weekly-2703070100", PATIENCE).await?;
@@ -308,6 +314,7 @@ async fn c8_an_upgrade_of_a_schedule_has_the_rights_of_its_author_and_no_others(
     let bindings: Api<k8s_openapi::api::rbac::v1::RoleBinding> =
         Api::namespaced(shop.client.clone(), &shop.namespace);
     bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
+    shop.may("mallory", &[], "create", "upgradeschedules").await?;
     let mallory = shop.cluster.client_for("mallory", &[]).await?;
     let schedules: Api<UpgradeSchedule> = Api::namespaced(mallory, &shop.namespace);
     let hourly: UpgradeSchedule = serde_json::from_value(json!({

@@ -88,6 +88,25 @@ impl Stage {
         said
     }
 
+    /// What is applied is what is there, in the end: a status that is written between the two reads
+    /// of kubectl is a difference to it, one of ours would stay.
+    async fn no_drift(&self, who: &Path, object: &Value) {
+        let seen = |d: Option<&Deployment>| {
+            d.is_some_and(|d| {
+                let observed = d.status.as_ref().and_then(|s| s.observed_generation);
+                observed >= d.metadata.generation
+            })
+        };
+        wait_for(self.shop.deployments(), "web", seen, PATIENCE).await.expect("it is observed");
+        eventually("no drift", PATIENCE, || async {
+            let said = self.fed(who, DIFF, object);
+            anyhow::ensure!(said.code == Some(0), "{}{}", said.out, said.err);
+            Ok(())
+        })
+        .await
+        .expect("no drift");
+    }
+
     /// The plugin, as somebody.
     async fn plugin(&self, who: &Path, line: &str) -> Result<Said> {
         let mut args: Vec<&str> = line.split_whitespace().collect();
@@ -167,7 +186,7 @@ async fn a_changed_image_waits_and_its_upgrade_carries_it_out_once_somebody_else
     assert_eq!(upgrade.spec.requester.as_ref().expect("a requester").username, "alice");
     assert!(said.err.contains(&name), "{}", said.err);
     // Helm takes what is paused for done; kubectl does not.
-    let status = stage.by(alice, "rollout status deploy/web --timeout=1s");
+    let status = stage.by(alice, "rollout status deploy/web --timeout=5s");
     assert!(status.code != Some(0) && status.out.contains("0 out of 4"), "{status:?}");
     let own = stage.plugin(alice, &format!("approve {name}")).await.unwrap();
     assert!(own.code != Some(0) && own.err.contains("somebody else has to approve"), "{own:?}");
@@ -204,7 +223,7 @@ async fn aborted_in_flight_gits_template_waits_again_without_drift_and_a_retry_c
     let name = web.labels()[IN_FLIGHT_LABEL].clone();
     shop.rests_at(&name, 1).await.unwrap();
     assert_eq!(shop.split("web", "web:v2").await.unwrap(), (2, 2));
-    stage.ok(alice, DIFF, &wanted);
+    stage.no_drift(alice, &wanted).await;
     shop.steer(&name, json!({"control": {"abort": true}})).await.unwrap();
     shop.phase(&name, Phase::Aborted).await.unwrap();
     assert_eq!(shop.split("web", "web:v2").await.unwrap(), (4, 0));
@@ -213,7 +232,7 @@ async fn aborted_in_flight_gits_template_waits_again_without_drift_and_a_retry_c
         (again.as_str(), requester(&web), image(&web)),
         (name.as_str(), "alice".into(), "web:v2".into())
     );
-    stage.ok(alice, DIFF, &wanted);
+    stage.no_drift(alice, &wanted).await;
     let generation = web.metadata.generation;
     stage.ok(alice, APPLY, &wanted);
     let (web, _) = stage.held().await.unwrap();
@@ -236,7 +255,7 @@ async fn aborted_in_flight_gits_template_waits_again_without_drift_and_a_retry_c
     let env = done.spec.unwrap().template.spec.unwrap().containers[0].env.clone().unwrap();
     assert_eq!(env[0].value.as_deref(), Some("two"));
     shop.assert_untouched("web", &before).await.unwrap();
-    stage.ok(alice, DIFF, &wanted);
+    stage.no_drift(alice, &wanted).await;
 }
 
 #[tokio::test]
@@ -250,7 +269,7 @@ async fn what_is_held_shows_no_drift_to_whoever_applies_it() {
     assert_eq!(stage.fed(alice, DIFF, &wanted).code, Some(1), "before: a difference");
     stage.ok(alice, APPLY, &wanted);
     let (web, name) = stage.held().await.unwrap();
-    stage.ok(alice, DIFF, &wanted);
+    stage.no_drift(alice, &wanted).await;
     stage.ok(alice, APPLY, &wanted);
     let (again, _) = stage.held().await.unwrap();
     assert_eq!(again.metadata.generation, web.metadata.generation);

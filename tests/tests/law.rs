@@ -22,8 +22,11 @@ async fn a_rest_is_paused_and_scaling_10_1_3_with_a_bad_canary_keeps_the_stable_
     let steps = canary(&["30", "", "60"]);
     shop.upgrade_with("up", &["web"], "web:v2-crash-after-2s", &steps, stay).await.unwrap();
     shop.phase("up", Phase::Degraded).await.unwrap();
-    let now = shop.deployments().get("web").await.unwrap();
-    assert_eq!(now.spec.unwrap().paused, Some(true), "a rest is paused");
+    // Said first, then done.
+    let paused = |d: Option<&Deployment>| {
+        d.and_then(|d| d.spec.as_ref()).is_some_and(|s| s.paused == Some(true))
+    };
+    wait_for(shop.deployments(), "web", paused, PATIENCE).await.expect("a rest is paused");
     for (n, least) in [(1, 1), (3, 2)] {
         shop.scale("web", n).await.unwrap();
         wait_for(shop.deployments(), "web", settled(n), PATIENCE).await.unwrap();

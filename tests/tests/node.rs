@@ -349,11 +349,20 @@ async fn killed_at_once_they_refuse_image_changes_and_nothing_else() -> Result<(
     let shop = Shop::open(&real.cluster, 0).await?;
     shop.deploy("web", 1, json!({})).await?;
     let deployments = shop.deployments();
-    let containers = node.containers("upgrade-webhook")?;
-    assert_eq!(containers.len(), 3);
-    for container in &containers {
-        node.signal(container, "SIGKILL")?;
-    }
+    let containers = eventually("three containers", MINUTE, || async {
+        let all = node.containers("upgrade-webhook")?;
+        anyhow::ensure!(all.len() == 3, "{} containers", all.len());
+        Ok(all)
+    })
+    .await?;
+    // At once, or the first would serve again before the last is gone.
+    std::thread::scope(|scope| {
+        let kills: Vec<_> = containers
+            .iter()
+            .map(|container| scope.spawn(move || node.signal(container, "SIGKILL")))
+            .collect();
+        kills.into_iter().try_for_each(|k| k.join().expect("a thread"))
+    })?;
     let down = change(&deployments).await;
     assert!(without_us(&down), "{down}");
     shop.scale("web", 2).await?;

@@ -329,8 +329,12 @@ async fn when_nobody_answers_only_image_changes_wait() -> Result<()> {
     rig.accepts(User::Admin, &["rollout", "status", "deploy/web", "-n", n, "--timeout=60s"]);
     let running = count("web", 4).await?;
     rig.accepts(User::Admin, &["delete", &running[0], "-n", n, "--wait=false"]);
-    let again = count("web", 4).await?;
-    assert!(!again.contains(&running[0]), "a lost pod is replaced");
+    let again = eventually("the lost pod to be replaced", Duration::from_secs(30), || async {
+        let again = count("web", 4).await?;
+        anyhow::ensure!(!again.contains(&running[0]), "it is there still");
+        Ok(again)
+    })
+    .await?;
     count("db", 1).await?;
     rig.phase(n, "web-v2", "AwaitingApproval").await?;
 

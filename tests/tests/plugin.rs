@@ -223,8 +223,8 @@ async fn a_failed_one_is_taken_back_and_says_so() {
 
     stage.ana("start deploy/web --to v3-never-ready --name stuck --steps 25,100").ok();
     stage
-        .ana("status stuck --wait --timeout 1s")
-        .no(124, &["not done after 1s", "it goes on in the cluster"]);
+        .ana("status stuck --wait --timeout 5s")
+        .no(124, &["not done after 5s", "it goes on in the cluster"]);
     stage.ana("abort stuck").ok();
     stage
         .ana("status stuck --for=Completed --timeout 90s")

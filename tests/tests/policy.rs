@@ -158,7 +158,8 @@ async fn the_most_specific_policy_holds_and_labels_are_no_way_into_a_laxer_one()
     // More specific still, and stricter.
     rig.accepts(User::Alice, &["label", "deploy", "toy", "tier=gold", "-n", &ns]);
     let text = eventually("the strictest", SOON, || async {
-        set("toy", "toy:v3").err().map(|e| e.to_string()).context("accepted")
+        let trial = ["set", "image", "deploy/toy", "app=toy:v3", "-n", &ns, "--dry-run=server"];
+        rig.run(User::Alice, &trial, None).err().map(|e| e.to_string()).context("accepted")
     })
     .await?;
     assert!(text.contains(&format!("policy `gold-{ns}`")), "{text}");

@@ -55,6 +55,7 @@ async fn release_all_puts_every_field_back_in_every_namespace() -> Result<()> {
     assert_eq!(late.code, Some(0), "{}", late.err);
     let mut product = product;
     product.restart(cluster).await?;
+    product.ready().await?;
 
     let mut command = product.plugin(cluster.kubeconfig());
     let all = say(command.args(["release", "--all", "-A", "--timeout", "2m"]), "")?;

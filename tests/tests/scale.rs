@@ -140,13 +140,13 @@ async fn autoscaler(shop: &Shop) -> Api<HorizontalPodAutoscaler> {
 
 #[tokio::test]
 async fn an_autoscaler_goes_10_1_10_in_the_middle_of_a_step() {
-    const NEW: &str = "web:v2-ready-after-3s";
+    const NEW: &str = "web:v2-ready-after-10s";
     let shop = shop().await;
     let before = shop.deploy("web", 10, json!({})).await.unwrap();
     let scaler = autoscaler(&shop).await;
     let watch = shop.watch("web").await.unwrap();
     shop.upgrade("up", &["web"], NEW, &canary(&["50", "", "100"])).await.unwrap();
-    // The first write is done and its pods are three seconds from being ready.
+    // The first write is done and its pods are ten seconds from being ready.
     answered(&shop, 10, |live| live > 10).await;
     shop.scale("web", 1).await.unwrap();
     answered(&shop, 1, |live| live < 5).await;

@@ -267,7 +267,7 @@ async fn a_quota_and_a_canary_that_never_gets_ready_cost_the_workload_nothing() 
 #[tokio::test]
 async fn a_rollout_that_fails_after_the_canary_is_taken_back_and_the_canary_goes() {
     let shop = lab().await.shop(0).await.unwrap();
-    let before = shop.deploy("web", 4, json!({"progressDeadlineSeconds": 4})).await.unwrap();
+    let before = shop.deploy("web", 4, json!({"progressDeadlineSeconds": 15})).await.unwrap();
     shop.upgrade("up", &["web"], "web:v2", &separate(&[25])).await.unwrap();
     rests(&shop, 1, 1).await;
     // From now on there is room for no more pods.

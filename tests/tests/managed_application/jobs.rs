@@ -98,22 +98,28 @@ async fn a2_jobs_are_under_the_policy_and_under_the_requesters_rights() -> Resul
     let stages = |image: &str| json!([migrate(image), {"name": "web", "workloads": web}]);
     let refused = |result: Result<Upgrade>| result.map(|_| ()).expect_err("refused").to_string();
     // The policy counts once the webhook has seen it.
-    let said = eventually("the policy to hold", PATIENCE, || async {
-        let started = app.start("strange", "v2", stages("elsewhere.example/migrations:v2")).await;
-        if let Err(error) = started {
-            return Ok(error.to_string());
+    let strange: Upgrade = serde_json::from_value(json!({
+        "apiVersion": "kubectl-upgrade.dev/v1alpha1", "kind": "Upgrade",
+        "metadata": {"name": "strange"},
+        "spec": {"to": "v2", "stages": stages("elsewhere.example/migrations:v2")}}))?;
+    // On trial: taken before the policy is heard of, it would begin.
+    let trial = PostParams { dry_run: true, ..PostParams::default() };
+    eventually("the policy to hold", PATIENCE, || async {
+        let said = app.shop.upgrades().create(&trial, &strange).await.map(drop);
+        let said = said.err().map(|e| e.to_string()).unwrap_or_default();
+        for part in ["spec.stages[0].job", "no allowed registry"] {
+            anyhow::ensure!(said.contains(part), "{said}");
         }
-        app.shop.upgrades().delete("strange", &kube::api::DeleteParams::default()).await?;
-        bail!("it was taken")
+        Ok(())
     })
     .await?;
-    assert!(said.contains("spec.stages[0].job") && said.contains("no allowed registry"), "{said}");
 
     // Somebody who may change the Deployment, and neither make Jobs nor read logs.
     let rules = json!([
         {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "patch"]},
         {"apiGroups": ["kubectl-upgrade.dev"], "resources": ["upgrades"], "verbs": ["create", "get"]}]);
     grant(&app.shop, "dana", rules).await?;
+    app.shop.may("dana", &[], "create", "upgrades").await?;
     let dana = app.lab.cluster.client_for("dana", &[]).await?;
     let spec = |stages: Value| json!({"to": "v2", "stages": stages});
     let said = refused(create(&dana, namespace, "job", spec(stages("web:v2"))).await);

@@ -144,7 +144,7 @@ impl Prometheus {
             let data = tempfile::tempdir()?;
             let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
             let config = format!(
-                "global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}\nscrape_configs:\n  \
+                "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n  \
                  - {{job_name: shop, static_configs: [{{targets: ['{}']}}]}}\n",
                 exporter.server.address
             );
