@@ -1,7 +1,6 @@
 //! StatefulSets and DaemonSets of a shop: what tests of them set up and look at.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
@@ -11,6 +10,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher::{Config, Event, watcher};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use upgrade_core::api::{FIELD_MANAGER, Upgrade};
 
@@ -151,10 +151,10 @@ impl Shop {
         Ok(())
     }
 
-    /// Records the ready pods of a workload.
-    pub fn watch_ready(&self, name: &str) -> ReadyWatch {
+    /// Records the ready pods of a workload, from those that are there now on.
+    pub async fn watch_ready(&self, name: &str) -> Result<ReadyWatch> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-        ReadyWatch::start(pods, &format!("app={name}"))
+        ReadyWatch::start(pods, &format!("app={name}")).await
     }
 
     /// Asserts that a workload of any kind carries no mark of ours and its owner's fields.
@@ -207,14 +207,14 @@ fn is_settled(object: &DynamicObject, pods: i32) -> bool {
 
 /// The fewest ready pods from the first list on.
 pub struct ReadyWatch {
-    least: Arc<Mutex<Option<usize>>>,
+    least: watch::Receiver<Option<usize>>,
     task: AbortHandle,
 }
 
 impl ReadyWatch {
-    fn start(pods: Api<Pod>, selector: &str) -> Self {
-        let least = Arc::new(Mutex::new(None));
-        let (shared, config) = (least.clone(), Config::default().labels(selector));
+    async fn start(pods: Api<Pod>, selector: &str) -> Result<Self> {
+        let (sender, mut least) = watch::channel(None::<usize>);
+        let config = Config::default().labels(selector);
         let task = tokio::spawn(async move {
             let mut events = std::pin::pin!(watcher(pods, config));
             let (mut ready, mut listed) = (HashMap::new(), false);
@@ -226,23 +226,28 @@ impl ReadyWatch {
                     Ok(Event::Delete(pod)) => {
                         ready.remove(&pod.uid());
                     }
+                    Ok(Event::Init) => {
+                        ready.clear();
+                        listed = false;
+                    }
                     Ok(Event::InitDone) => listed = true,
-                    Ok(Event::Init) | Err(_) => {}
+                    Err(_) => {}
                 }
                 if listed {
                     let now = ready.values().filter(|r| **r).count();
-                    let mut least = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                    *least = Some(least.map_or(now, |l: usize| l.min(now)));
+                    sender.send_modify(|l| *l = Some(l.map_or(now, |l| l.min(now))));
                 }
             }
         });
-        Self { least, task: task.abort_handle() }
+        let started = Self { least: least.clone(), task: task.abort_handle() };
+        let listed = tokio::time::timeout(PATIENCE, least.wait_for(Option::is_some)).await;
+        listed.context("the pods were not listed")??;
+        Ok(started)
     }
 
     /// The fewest ready pods that were seen.
     pub fn least(self) -> Result<usize> {
-        let least = *self.least.lock().unwrap_or_else(PoisonError::into_inner);
-        least.context("no pods were listed")
+        self.least.borrow().context("no pods were listed")
     }
 }
 

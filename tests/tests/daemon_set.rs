@@ -26,7 +26,7 @@ async fn a_canary_takes_its_nodes_first_and_never_more_than_max_unavailable_at_o
     let shop = shop(&["a", "b", "c", "d", "e"]).await;
     shop.nodes(&["z"], &[("canary", "yes")]).await.unwrap();
     let before = shop.daemon("net", 6, json!({})).await.unwrap();
-    let watch = shop.watch_ready("net");
+    let watch = shop.watch_ready("net").await.unwrap();
     let mut steps = canary(&["20", "", "50", ""]);
     steps["canary"]["canaryNodes"] = json!({"canary": "yes"});
     let to = "web:v2-ready-after-1s";
@@ -52,7 +52,7 @@ async fn a_rolling_upgrade_is_the_native_one() {
     let shop = shop(&["a", "b", "c", "d"]).await;
     let own = json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}});
     let before = shop.daemon("net", 4, own).await.unwrap();
-    let watch = shop.watch_ready("net");
+    let watch = shop.watch_ready("net").await.unwrap();
     shop.upgrade_of("up", NET, "web:v2", &json!({"rolling": {}}), json!({})).await.unwrap();
     shop.phase("up", Phase::Completed).await.unwrap();
     shop.runs_are("net", "web:v2", (0, 4)).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_bad_version_costs_max_unavailable_nodes_and_is_taken_back_before_the_
     let shop = shop(&["a", "b", "c", "d", "e"]).await;
     let own = json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 2}}});
     let before = shop.daemon("net", 5, own).await.unwrap();
-    let watch = shop.watch_ready("net");
+    let watch = shop.watch_ready("net").await.unwrap();
     let bad = "web:v2-crash-loop";
     shop.upgrade_of("up", NET, bad, &canary(&["80", ""]), json!({})).await.unwrap();
     let done = shop.phase("up", Phase::RolledBack).await.unwrap();

@@ -21,7 +21,7 @@ async fn killed_on_the_way_it_converges_and_never_more_pods_are_down_than_promis
     shop.nodes(&["a", "b", "c", "d", "e", "f"], &[]).await.unwrap();
     let db = shop.stateful("db", 6, json!({"podManagementPolicy": "Parallel"})).await.unwrap();
     let net = shop.daemon("net", 6, json!({})).await.unwrap();
-    let watches = [shop.watch_ready("db"), shop.watch_ready("net")];
+    let watches = [shop.watch_ready("db").await.unwrap(), shop.watch_ready("net").await.unwrap()];
     let image = json!([{"container": "web", "from": "web:v1", "to": TO}]);
     let steps = canary(&["20", "1s", "40", "1s", "60", "1s", "80", "1s"]);
     let both = json!({"stages": [{"name": "web", "workloads": {"strategy": steps, "targets": [

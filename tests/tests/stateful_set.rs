@@ -23,7 +23,7 @@ fn partition(object: &DynamicObject) -> Option<i64> {
 async fn a_canary_rests_at_whole_pods_from_the_top_and_leaves_the_owners_fields() {
     let shop = shop().await;
     let before = shop.stateful("web", 5, json!({})).await.unwrap();
-    let watch = shop.watch_ready("web");
+    let watch = shop.watch_ready("web").await.unwrap();
     let steps = canary(&["20", "", "60", ""]);
     shop.upgrade_of("up", WEB, "web:v2", &steps, json!({})).await.unwrap();
     let rest = shop.rests_at("up", 1).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_rolling_upgrade_costs_one_pod_at_a_time_and_git_applies_clean_afterwa
     let api = shop.of_kind(STATEFUL);
     api.patch("web", &apply, &Patch::Apply(&git("web:v1"))).await.unwrap();
     let before = shop.settled(STATEFUL, "web", 3).await.unwrap();
-    let watch = shop.watch_ready("web");
+    let watch = shop.watch_ready("web").await.unwrap();
     shop.upgrade_of("up", WEB, "web:v2", &json!({"rolling": {}}), json!({})).await.unwrap();
     shop.phase("up", Phase::Completed).await.unwrap();
     shop.assert_untouched_kind(STATEFUL, &before).await.unwrap();

@@ -61,7 +61,7 @@ impl Run {
             routed::apply(&shop, &routed::http_route(), &routed::web_route()).await?;
         }
         let faces = faces(&shop, cell.strategy).await?;
-        let watch = shop.watch_ready("web");
+        let watch = shop.watch_ready("web").await?;
         // On the way: pods take their time, so that it is met before they are all ready. Most come
         // to a rest then, a rolling update is over.
         let to = match (cell.step, cell.strategy) {
