@@ -131,8 +131,8 @@ async fn never_ready_pods_are_taken_back_after_the_workloads_own_deadline_which_
     let took = done.completion_time.unwrap().0.duration_since(
         resumed.status.unwrap().stages[0].targets[0].last_progress_time.clone().unwrap().0,
     );
-    assert!(took.as_secs() >= 5, "a whole deadline again after the pause: {took}");
-    assert!(done.message.contains("no progress for 6 s"), "{}", done.message);
+    assert!(took.as_secs() >= 19, "a whole deadline again after the pause: {took}");
+    assert!(done.message.contains("no progress for 20 s"), "{}", done.message);
     shop.assert_untouched("web", &before).await.unwrap();
 }
 
