@@ -159,12 +159,8 @@ async fn configuration_gone(cluster: &ControlPlane, product: &Product, shop: &Sh
     ok(cluster, ADMIN, "delete validatingwebhookconfigurations kubectl-upgrade");
     refused_by(cluster, ADMIN, &set, "run-kubectl-upgrade-install").await;
     ok(cluster, ADMIN, &format!("scale deploy/web --replicas=2 -n {ns}"));
-    let pods = ok(cluster, ADMIN, &format!("get pods -n {ns} -l app=web -o name"));
-    ok(
-        cluster,
-        ADMIN,
-        &format!("delete {} -n {ns} --wait=false", pods.lines().next().context("no pod")?),
-    );
+    let pod = settled_pod(shop, 2).await?;
+    ok(cluster, ADMIN, &format!("delete {pod} -n {ns} --wait=false"));
     shop.complete("web").await?;
     if let Some(metadata) = kept["metadata"].as_object_mut() {
         metadata.retain(|key, _| key == "name" || key == "labels");

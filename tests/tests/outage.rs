@@ -330,8 +330,8 @@ async fn when_nobody_answers_only_image_changes_wait() -> Result<()> {
     let running = count("web", 4).await?;
     rig.accepts(User::Admin, &["delete", &running[0], "-n", n, "--wait=false"]);
     let again = eventually("the lost pod to be replaced", Duration::from_secs(30), || async {
-        let again = count("web", 4).await?;
-        anyhow::ensure!(!again.contains(&running[0]), "it is there still");
+        let again = pods("web")?;
+        anyhow::ensure!(again.len() == 4 && !again.contains(&running[0]), "{again:?}");
         Ok(again)
     })
     .await?;

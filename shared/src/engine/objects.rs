@@ -44,7 +44,7 @@ pub enum Which {
     Name(String),
     /// Those with these labels: a selector in text form.
     Labels(String),
-    /// The one of this name in another namespace, or in none where its kind has none.
+    /// The one of this name in a namespace, be it another, or in none where its kind has none.
     Elsewhere {
         /// The namespace.
         namespace: Option<String>,

@@ -11,6 +11,7 @@ use crate::routed;
 
 /// Pods of each workload.
 pub const N: i32 = 4;
+
 /// A way from old to new, and the steps at which it can be met.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Strategy {

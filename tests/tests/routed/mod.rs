@@ -13,7 +13,7 @@ use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use upgrade_core::api::Phase;
 use upgrade_sandbox::ControlPlane;
-use upgrade_sandbox::scenario::{PATIENCE, Shop, canary};
+use upgrade_sandbox::scenario::{Lab, PATIENCE, Shop, canary, lab};
 use upgrade_sandbox::wait::gone;
 use upgrade_sandbox::{eventually, routers};
 
@@ -26,6 +26,16 @@ pub async fn install(cluster: &ControlPlane) -> Result<()> {
         routers::smi(cluster)
     };
     DONE.get_or_try_init(all).await.map(drop)
+}
+
+/// A shop beside routers.
+///
+/// # Panics
+/// When there can be none.
+pub async fn shop() -> (&'static Lab, Shop) {
+    let lab = lab().await;
+    install(lab.cluster).await.expect("CRDs");
+    (lab, lab.shop(0).await.expect("a shop"))
 }
 
 /// A kind by its apiVersion.

@@ -8,14 +8,8 @@ use crate::routed::{
 };
 use serde_json::{Value, json};
 use upgrade_core::api::{BlueGreenPhase, Phase, Upgrade};
-use upgrade_sandbox::scenario::{Lab, PATIENCE, Shop, lab, say};
+use upgrade_sandbox::scenario::{PATIENCE, Shop, say};
 use upgrade_sandbox::wait_for;
-
-async fn shop() -> (&'static Lab, Shop) {
-    let lab = lab().await;
-    routed::install(lab.cluster).await.expect("CRDs");
-    (lab, lab.shop(0).await.expect("a shop"))
-}
 
 /// The strategy with `web` as the active Service, through a router.
 fn switched(routing: &Value, more: Value) -> Value {
@@ -38,7 +32,7 @@ async fn reaches(shop: &Shop, name: &str, phase: BlueGreenPhase) -> Upgrade {
 
 #[tokio::test]
 async fn d2_by_route_the_route_is_switched_and_the_active_service_is_never_written() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 4).await.unwrap();
     apply(&shop, &http_route(), &web_route()).await.unwrap();
     let before = face(&shop, &http_route(), "web").await.unwrap();
@@ -68,7 +62,7 @@ async fn d2_by_route_the_route_is_switched_and_the_active_service_is_never_writt
 
 #[tokio::test]
 async fn d2_by_route_an_abort_and_a_delete_after_the_switch_put_the_route_back_first() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 3).await.unwrap();
     apply(&shop, &http_route(), &web_route()).await.unwrap();
     let before = face(&shop, &http_route(), "web").await.unwrap();
@@ -93,7 +87,7 @@ async fn d2_by_route_an_abort_and_a_delete_after_the_switch_put_the_route_back_f
 
 #[tokio::test]
 async fn d2_by_route_bad_pods_never_get_a_client() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 2).await.unwrap();
     apply(&shop, &http_route(), &web_route()).await.unwrap();
     let before = face(&shop, &http_route(), "web").await.unwrap();
@@ -132,7 +126,7 @@ async fn d2_by_route_of_nginx_istio_and_smi() {
         (json!({"smi": {}}), vec![]),
     ];
     let runs = cases.into_iter().map(|(routing, manifests)| async move {
-        let (_, shop) = shop().await;
+        let (_, shop) = routed::shop().await;
         serve(&shop, "web", 2).await.unwrap();
         let mut faces = vec![];
         for manifest in &manifests {
@@ -173,7 +167,7 @@ async fn d2_by_route_of_nginx_istio_and_smi() {
 
 #[tokio::test]
 async fn by_route_needs_rights_to_the_route_and_a_route_to_the_service() {
-    let (lab, shop) = shop().await;
+    let (lab, shop) = routed::shop().await;
     serve(&shop, "web", 2).await.unwrap();
     let strategy = switched(&by_route(), json!({}));
     shop.employ("devs").await.unwrap();
@@ -213,7 +207,7 @@ fn kubectl(shop: &Shop, args: &[&str], object: &Value) -> String {
 
 #[tokio::test]
 async fn d4_routes_are_guarded_against_reapply_while_in_use() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 3).await.unwrap();
     apply(&shop, &http_route(), &web_route()).await.unwrap();
     shop.upgrade("up", &["web"], "web:v2", &routed::routed(&["30", ""], &by_route()))
@@ -253,7 +247,7 @@ async fn d4_routes_are_guarded_against_reapply_while_in_use() {
 
 #[tokio::test]
 async fn d4_routes_of_istio_are_guarded_with_their_subsets() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 2).await.unwrap();
     let group = "networking.istio.io/v1";
     let services = kind(group, "VirtualService", "virtualservices");

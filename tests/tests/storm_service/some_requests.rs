@@ -6,16 +6,9 @@ use crate::routed::{
 };
 use serde_json::{Value, json};
 use upgrade_core::api::Phase;
-use upgrade_sandbox::scenario::{Lab, Shop, lab};
 
 /// What a router lists that can copy a share of requests.
 const MIRRORS: [&str; 2] = ["HTTPRouteRequestMirror", "HTTPRouteRequestPercentageMirror"];
-
-async fn shop() -> (&'static Lab, Shop) {
-    let lab = lab().await;
-    routed::install(lab.cluster).await.unwrap();
-    (lab, lab.shop(0).await.unwrap())
-}
 
 fn copy() -> Value {
     json!({"setMirrorRoute": {"name": "copy", "percentage": 10,
@@ -24,7 +17,7 @@ fn copy() -> Value {
 
 #[tokio::test]
 async fn d4_gateway_header_and_mirror_routes_stand_beside_the_users_and_nothing_is_left() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 3).await.unwrap();
     let mut route = web_route();
     routed::gate(&shop, &mut route, &MIRRORS).await.unwrap();
@@ -76,7 +69,7 @@ async fn d4_gateway_header_and_mirror_routes_stand_beside_the_users_and_nothing_
 
 #[tokio::test]
 async fn d4_gateway_no_mirror_is_made_where_the_router_does_not_say_that_it_can() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 3).await.unwrap();
     let mut route = web_route();
     // As Traefik 3.6, which answers such requests with an error.

@@ -8,14 +8,8 @@ use crate::routed::{
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use upgrade_core::api::Phase;
-use upgrade_sandbox::scenario::{Lab, PATIENCE, Shop, canary, lab};
+use upgrade_sandbox::scenario::{PATIENCE, Shop, canary};
 use upgrade_sandbox::wait_for;
-
-async fn shop() -> (&'static Lab, Shop) {
-    let lab = lab().await;
-    routed::install(lab.cluster).await.expect("CRDs");
-    (lab, lab.shop(0).await.expect("a shop"))
-}
 
 /// The traffic of the only stage, as its status says.
 async fn traffic(shop: &Shop) -> (i32, i32) {
@@ -26,7 +20,7 @@ async fn traffic(shop: &Shop) -> (i32, i32) {
 
 #[tokio::test]
 async fn d4_gateway_weights_go_up_in_order_and_the_route_ends_as_it_was() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 5).await.unwrap();
     apply(&shop, &http_route(), &web_route()).await.unwrap();
     let before = face(&shop, &http_route(), "web").await.unwrap();
@@ -63,7 +57,7 @@ async fn d4_gateway_weights_go_up_in_order_and_the_route_ends_as_it_was() {
 
 #[tokio::test]
 async fn d4_gateway_an_abort_and_a_delete_put_the_route_back_first() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 4).await.unwrap();
     apply(&shop, &http_route(), &web_route()).await.unwrap();
     let before = face(&shop, &http_route(), "web").await.unwrap();
@@ -85,7 +79,7 @@ async fn d4_gateway_an_abort_and_a_delete_put_the_route_back_first() {
 
 #[tokio::test]
 async fn d4_gateway_a_bad_canary_goes_back_and_never_gets_traffic() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 3).await.unwrap();
     apply(&shop, &http_route(), &web_route()).await.unwrap();
     let before = face(&shop, &http_route(), "web").await.unwrap();
@@ -100,7 +94,7 @@ async fn d4_gateway_a_bad_canary_goes_back_and_never_gets_traffic() {
 
 #[tokio::test]
 async fn d4_gateway_an_abort_while_the_old_pods_go_makes_them_again_first() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 4).await.unwrap();
     apply(&shop, &http_route(), &web_route()).await.unwrap();
     let before = face(&shop, &http_route(), "web").await.unwrap();
@@ -131,7 +125,7 @@ async fn d4_gateway_an_abort_while_the_old_pods_go_makes_them_again_first() {
 
 #[tokio::test]
 async fn d4_gateway_a_manifest_applied_again_is_carried_again_and_is_what_is_put_back() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 3).await.unwrap();
     apply(&shop, &http_route(), &web_route()).await.unwrap();
     shop.upgrade("up", &["web"], "web:v2", &routed(&["30", ""], &by_route())).await.unwrap();
@@ -169,7 +163,7 @@ async fn d4_gateway_a_manifest_applied_again_is_carried_again_and_is_what_is_put
 
 #[tokio::test]
 async fn d4_gateway_a_route_that_its_controller_refuses_is_not_relied_on() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 2).await.unwrap();
     apply(&shop, &http_route(), &web_route()).await.unwrap();
     let condition = json!({"type": "Accepted", "status": "False", "reason": "NoMatchingParent",
@@ -197,7 +191,7 @@ async fn d4_gateway_a_route_that_its_controller_refuses_is_not_relied_on() {
 
 #[tokio::test]
 async fn d4_nginx_a_canary_ingress_carries_the_weight_and_goes_again() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     let ingresses = kind("networking.k8s.io/v1", "Ingress", "ingresses");
     serve(&shop, "web", 3).await.unwrap();
     let ingress = json!({
@@ -253,7 +247,7 @@ fn virtual_service(route: &Value) -> Value {
 
 #[tokio::test]
 async fn d4_istio_two_hosts_in_a_virtual_service() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     let services = kind("networking.istio.io/v1", "VirtualService", "virtualservices");
     serve(&shop, "web", 3).await.unwrap();
     let host = format!("web.{}.svc.cluster.local", shop.namespace);
@@ -279,7 +273,7 @@ async fn d4_istio_two_hosts_in_a_virtual_service() {
 
 #[tokio::test]
 async fn d4_istio_subsets_of_a_destination_rule() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     let services = kind("networking.istio.io/v1", "VirtualService", "virtualservices");
     let rules = kind("networking.istio.io/v1", "DestinationRule", "destinationrules");
     serve(&shop, "web", 3).await.unwrap();
@@ -326,7 +320,7 @@ async fn d4_istio_subsets_of_a_destination_rule() {
 
 #[tokio::test]
 async fn d4_smi_a_traffic_split_is_made_and_goes_again() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     let splits = kind("split.smi-spec.io/v1alpha4", "TrafficSplit", "trafficsplits");
     serve(&shop, "web", 3).await.unwrap();
     let weight = |s: &Value| {
@@ -347,7 +341,7 @@ async fn d4_smi_a_traffic_split_is_made_and_goes_again() {
 
 #[tokio::test]
 async fn d4_plain_services_follow_the_replicas_and_d9_service_names_are_the_users_choice() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 5).await.unwrap();
     let before = version(&shop, "web").await.unwrap();
     let mut strategy = canary(&["40", ""]);
@@ -372,7 +366,7 @@ async fn d4_plain_services_follow_the_replicas_and_d9_service_names_are_the_user
 
 #[tokio::test]
 async fn d9_service_names_with_a_router_and_one_that_is_taken_stays_the_users() {
-    let (_, shop) = shop().await;
+    let (_, shop) = routed::shop().await;
     serve(&shop, "web", 2).await.unwrap();
     // As users of Argo Rollouts have it: two Services of the same pods, and a route that names both.
     let taken = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "preview"},
@@ -402,7 +396,7 @@ async fn d9_service_names_with_a_router_and_one_that_is_taken_stays_the_users() 
 
 #[tokio::test]
 async fn a_router_needs_one_target_room_for_pods_and_rights_of_its_requester() {
-    let (lab, shop) = shop().await;
+    let (lab, shop) = routed::shop().await;
     let strategy = routed(&["50"], &by_route());
     let refused = shop.upgrade("up", &["web", "api"], "web:v2", &strategy).await;
     let message = format!("{:#}", refused.expect_err("two targets"));

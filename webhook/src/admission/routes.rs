@@ -47,6 +47,7 @@ fn carried(
     }
     let mut operations = mark(new, "labels", IN_FLIGHT_LABEL, Some(name));
     for (pointer, value) in traffic::keep(upgrade, kind, old, new) {
+        // It found a value or the place for one, so that it can be read.
         let Ok(path) = PointerBuf::parse(pointer) else { continue };
         operations.push(match value {
             Value::Null => PatchOperation::Remove(RemoveOperation { path }),

@@ -89,20 +89,17 @@ pub fn watch(context: &Context, upgrade: &Upgrade, look: Look) {
     let wake = context.waker(&namespace, &upgrade.name_any());
     let mut writer = Writer::<DynamicObject>::new(address(&look.resource));
     let store = writer.as_reader();
-    let config = match &look.which {
-        Which::Name(name) | Which::Elsewhere { name, .. } => {
-            watcher::Config::default().fields(&format!("metadata.name={name}"))
+    let within = |namespace: &str| api(&context.client, namespace, &look.resource);
+    let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let (api, config) = match &look.which {
+        Which::Name(name) => (within(&namespace), named(name)),
+        Which::Labels(selector) => {
+            (within(&namespace), watcher::Config::default().labels(selector))
         }
-        Which::Labels(selector) => watcher::Config::default().labels(selector),
-    };
-    let api = match &look.which {
-        Which::Elsewhere { namespace: None, .. } => {
-            Api::all_with(context.client.clone(), &address(&look.resource))
+        Which::Elsewhere { namespace: Some(other), name } => (within(other), named(name)),
+        Which::Elsewhere { namespace: None, name } => {
+            (Api::all_with(context.client.clone(), &address(&look.resource)), named(name))
         }
-        Which::Elsewhere { namespace: Some(other), .. } => {
-            api(&context.client, other, &look.resource)
-        }
-        _ => api(&context.client, &namespace, &look.resource),
     };
     let stream = watcher(api, config);
     let state = Arc::new(Mutex::new(State::default()));

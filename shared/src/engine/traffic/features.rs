@@ -29,7 +29,7 @@ impl<'a> Walk<'a> {
             let (Carrier::Lists(..), Some(route)) = (&part.how, route) else { continue };
             let parents = route.data.pointer("/spec/parentRefs").and_then(Value::as_array);
             for parent in parents.into_iter().flatten() {
-                let class = self.class(&part.id(), route, parent, step)?;
+                let class = self.class(&part.id(), parent, step)?;
                 let missing = needed.iter().find(|f| !lists(class, f));
                 if let Some(missing) = missing {
                     return Err(Carry::Broken(format!(
@@ -46,13 +46,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The class of the Gateway that a route has as a parent.
-    fn class(
-        &mut self,
-        id: &str,
-        route: &DynamicObject,
-        parent: &Value,
-        step: &RouteStep,
-    ) -> Step<&'a DynamicObject> {
+    fn class(&mut self, id: &str, parent: &Value, step: &RouteStep) -> Step<&'a DynamicObject> {
         let text = |key: &str| parent.get(key).and_then(Value::as_str);
         let (kind, name) = (text("kind").unwrap_or(GATEWAY.kind), text("name").unwrap_or_default());
         if kind != GATEWAY.kind {
@@ -61,16 +55,9 @@ impl<'a> Walk<'a> {
                  that; leave the step out"
             )));
         }
-        let of_route = route.namespace();
-        let namespace = text("namespace").or(of_route.as_deref());
-        let gateway = match text("namespace") {
-            Some(other) if of_route.as_deref() != Some(other) => {
-                Look::elsewhere(GATEWAY, Some(other), name)
-            }
-            _ => Look::name(GATEWAY, name),
-        };
-        let Some(gateway) = self.list(&gateway, "Gateways")?.first() else {
-            let namespace = namespace.unwrap_or_default();
+        let namespace = text("namespace").unwrap_or(&self.plan.namespace);
+        let look = Look::elsewhere(GATEWAY, Some(namespace), name);
+        let Some(gateway) = self.list(&look, "Gateways")?.first() else {
             return wait(format!("{step}: Gateway {namespace}/{name} does not exist"));
         };
         let class = gateway.data.pointer("/spec/gatewayClassName").and_then(Value::as_str);

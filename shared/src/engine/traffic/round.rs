@@ -56,8 +56,8 @@ pub(super) struct Scene<'a> {
     pub(super) canary: Option<String>,
     /// Routes of our own that are to be there.
     pub(super) managed: Vec<&'a RouteStep>,
-    /// Those that any step makes.
-    pub(super) planned: Vec<&'a RouteStep>,
+    /// All of the canary's steps.
+    pub(super) steps: &'a [EngineStep],
     pub(super) note: TrafficStatus,
 }
 
@@ -121,7 +121,7 @@ impl<'a> Walk<'a> {
             stable: None,
             canary: None,
             managed: self.managed(stage, plan),
-            planned: plan.steps.iter().filter_map(EngineStep::route).collect(),
+            steps: &plan.steps,
             note,
         };
         if let Some(workload) = workload {
@@ -188,7 +188,7 @@ impl<'a> Walk<'a> {
         let objects = self.objects(scene)?;
         check(&objects, &self.plan.name)?;
         if scene.note.service.is_empty() {
-            for step in &scene.planned {
+            for step in scene.steps.iter().filter_map(EngineStep::route) {
                 self.able(&objects, step)?;
             }
             scene.begin(&objects, workload, &self.plan.name)?;
